@@ -1,0 +1,1 @@
+"""The `helix-bootstrap` application: the way into a swarm, and its monitor."""

@@ -1,0 +1,1 @@
+"""The `helix-p2p` command."""

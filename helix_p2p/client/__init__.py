@@ -1,0 +1,1 @@
+"""The library people import: generate, chat, stream."""

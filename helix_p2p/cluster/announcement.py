@@ -1,0 +1,108 @@
+"""What a peer says of itself to the swarm, under its own signature.
+
+Ordered by (incarnation, sequence), never by expiry: a peer that restarts takes a higher
+incarnation (its start time in milliseconds), and each announcement a higher sequence.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from helix_p2p import codec
+from helix_p2p.cluster.profile import SpeedProfile
+from helix_p2p.errors import RecordRejected
+from helix_p2p.identity import Identity, Signed
+from helix_p2p.types import LayerRange, PeerId
+
+ANNOUNCEMENT_KIND = "announcement"
+ANNOUNCEMENT_LIMIT_BYTES = 10 * 1024
+PROTOCOL_VERSION = 1
+
+
+class PeerState(StrEnum):
+    """A peer's life: waits, loads what the plan says, serves, finishes its sessions and leaves."""
+
+    STANDBY = "standby"
+    LOADING = "loading"
+    SERVING = "serving"
+    DRAINING = "draining"
+    LEFT = "left"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkMeasurement:
+    """What this peer measured towards another one."""
+
+    peer: PeerId
+    rtt_s: float
+    bandwidth_bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """One peer's word on itself.
+
+    Attributes:
+        incarnation: Start of this run, unix milliseconds.
+        sequence: Rises by one with each announcement of this run.
+        issued_unix_s: The peer's wall clock; only for showing and for finding skewed clocks.
+        manifest_hash: The model it serves.
+        state: Where it is in its life.
+        memory_bytes: For weights and KV cache.
+        speed: Measured seconds per layer; None until measured (a bootstrap node never has one).
+        serving: The layers that are loaded and served now; None when none.
+        addresses: Multiaddrs with `/p2p/…` at which others reach it.
+        links: Measured towards a few peers, at most 64.
+        epoch: Highest plan it adopted, with its hash.
+        may_plan: Whether it stands for election.
+        public_name: How it wants to be called on a dashboard.
+        device: Hardware, for people.
+        uplink_bytes_per_s: Measured or set limit; None when unknown.
+        downlink_bytes_per_s: Likewise.
+        credentials: Encoded certificate chain, empty in an open swarm.
+    """
+
+    incarnation: int
+    sequence: int
+    issued_unix_s: float
+    manifest_hash: str
+    state: PeerState
+    memory_bytes: int
+    speed: SpeedProfile | None = None
+    serving: LayerRange | None = None
+    addresses: tuple[str, ...] = ()
+    links: tuple[LinkMeasurement, ...] = ()
+    epoch: int = 0
+    plan_hash: bytes = b""
+    may_plan: bool = True
+    public_name: str = ""
+    device: str = ""
+    uplink_bytes_per_s: float | None = None
+    downlink_bytes_per_s: float | None = None
+    credentials: bytes = b""
+    protocol_version: int = field(default=PROTOCOL_VERSION)
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Later announcements of one peer compare greater."""
+        return (self.incarnation, self.sequence)
+
+    def signed(self, identity: Identity, swarm: str) -> Signed:
+        """Put it under its owner's signature."""
+        return identity.sign(ANNOUNCEMENT_KIND, swarm, codec.encode(self))
+
+
+def open_announcement(record: Signed, swarm: str) -> Announcement:
+    """Verify and read a signed announcement.
+
+    Raises:
+        SignatureError: Wrong swarm, kind or signature.
+        DecodeError: The body is not an announcement.
+        RecordRejected: A field is out of bounds.
+    """
+    record.verify(kind=ANNOUNCEMENT_KIND, swarm=swarm)
+    said = codec.decode(record.body, Announcement, limit_bytes=ANNOUNCEMENT_LIMIT_BYTES)
+    if said.incarnation < 0 or said.sequence < 0 or said.memory_bytes < 0:
+        raise RecordRejected("an announcement's counters and sizes are never negative")
+    if len(said.links) > 64 or len(said.addresses) > 16:
+        raise RecordRejected("an announcement names at most 64 links and 16 addresses")
+    return said

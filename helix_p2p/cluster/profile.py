@@ -1,0 +1,112 @@
+"""How fast a peer is: measured seconds per layer, and from them T(k), tokens/s when holding k layers.
+
+A peer with k layers runs, in steady state, decode batches as large as the KV cache allows in the
+memory that the weights leave. T(k) is what it then serves (Helix, ASPLOS 2025, §4.2).
+
+Always: a profile is sorted by tokens, times are positive, T(k) is empty from the first k whose
+weights do not fit.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+from helix_p2p.cluster.model import ModelSpec
+from helix_p2p.types import PeerId
+
+TYPICAL_CONTEXT_TOKENS = 1000
+"""Tokens of KV a request holds on average; mean prompt 763 + half of mean output 232 in the public
+Azure conversation trace (2023) is 880."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedProfile:
+    """Measured seconds one decoder layer takes.
+
+    Attributes:
+        prefill: (tokens in the chunk, seconds per layer), ascending tokens.
+        decode: (sessions in the batch, seconds per layer), ascending batch.
+        head_s: Seconds of final norm, head and sampling per decode step at batch 1.
+    """
+
+    prefill: tuple[tuple[int, float], ...]
+    decode: tuple[tuple[int, float], ...]
+    head_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for points in (self.prefill, self.decode):
+            if not points or any(n < 1 or not s > 0 for n, s in points):
+                raise ValueError("a speed profile needs positive points")
+            if any(a[0] >= b[0] for a, b in zip(points, points[1:], strict=False)):
+                raise ValueError("a speed profile's points ascend")
+
+    def prefill_s(self, tokens: float) -> float:
+        """Seconds per layer for a prefill chunk."""
+        return interpolate(self.prefill, tokens)
+
+    def decode_s(self, batch: float) -> float:
+        """Seconds per layer for one decode step of `batch` sessions."""
+        return interpolate(self.decode, batch)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerProfile:
+    """One peer as the planner sees it.
+
+    Attributes:
+        peer: Who.
+        memory_bytes: For weights and KV cache together.
+        tokens_per_s: T(k) for k = 1..K; K is the most layers that fit without embedding and head.
+        uplink_bytes_per_s: What it can send, None where nothing is known to bind.
+        downlink_bytes_per_s: What it can receive, likewise.
+        speed: The measured profile T(k) came from, where there is one.
+        kind: Hardware type; peers of one kind are interchangeable in search.
+        region: Peers of one region have fast links among themselves; None where unknown.
+    """
+
+    peer: PeerId
+    memory_bytes: int
+    tokens_per_s: tuple[float, ...]
+    uplink_bytes_per_s: float | None = None
+    downlink_bytes_per_s: float | None = None
+    speed: SpeedProfile | None = None
+    kind: str = ""
+    region: str | None = None
+
+
+def interpolate(points: tuple[tuple[int, float], ...], x: float) -> float:
+    """Piecewise linear through `points`; below the first it is flat, beyond the last it goes on
+    along the last segment."""
+    if x <= points[0][0] or len(points) == 1:
+        return points[0][1]
+    index = min(bisect_left(points, (x, 0.0)), len(points) - 1)
+    (x0, y0), (x1, y1) = points[index - 1], points[index]
+    return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+
+
+def throughput_curve(model: ModelSpec, memory_bytes: int, speed: SpeedProfile) -> tuple[float, ...]:
+    """T(k) in tokens/s for k = 1..K from a measured profile.
+
+    With k layers the KV cache allows B = free / (k · kv per token · typical context) sessions; one
+    step of them takes k · decode_s(B). Peers whose KV holds less than one typical context still
+    serve, at batch 1.
+
+    Args:
+        model: Sizes.
+        memory_bytes: For weights and KV cache together.
+        speed: Seconds per layer.
+
+    Returns:
+        T(1)..T(K), possibly empty; K ≤ model.layers.
+    """
+    curve: list[float] = []
+    largest_batch = speed.decode[-1][0]
+    for k in range(1, model.layers + 1):
+        free = memory_bytes - k * model.layer_bytes
+        session_bytes = (
+            k * model.kv_bytes_per_token * min(TYPICAL_CONTEXT_TOKENS, model.context_tokens)
+        )
+        if free < session_bytes / 8:
+            break
+        batch = max(1.0, min(free / session_bytes, float(largest_batch)))
+        curve.append(batch / (k * speed.decode_s(batch)))
+    return tuple(curve)

@@ -1,0 +1,1 @@
+"""Runs slices of a model: loading, KV pool, batches, sampling. Needs torch."""

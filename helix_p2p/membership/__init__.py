@@ -1,0 +1,1 @@
+"""Who is alive, who plans, which plan holds: pure state machines."""

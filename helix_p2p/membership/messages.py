@@ -1,0 +1,139 @@
+"""What members tell each other about the swarm, besides the DHT.
+
+A `Ping` every few seconds carries the highest plan that the sender adopted; whoever knows a higher
+one answers with its hash and the other pulls it. Announcements travel the same way, so that a
+change is known in seconds, and the DHT stays what it is good for: the meeting place.
+"""
+
+from dataclasses import dataclass
+
+from helix_p2p.identity import Signed
+from helix_p2p.types import PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First frame on every stream, from both ends: who I am and what I am part of.
+
+    Attributes:
+        protocol_version: Versions must be equal.
+        swarm: Swarm id.
+        manifest_hash: The model; empty for a client or bootstrap node that takes any.
+        credentials: Encoded certificate chain; empty in an open swarm.
+        nonce: 16 fresh bytes.
+    """
+
+    protocol_version: int
+    swarm: str
+    manifest_hash: str
+    credentials: bytes
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """I live; this is the highest plan I adopted and my latest announcement."""
+
+    epoch: int
+    plan_hash: bytes
+    announcement: Signed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer, with the other's own view."""
+
+    epoch: int
+    plan_hash: bytes
+    announcement: Signed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GetPlan:
+    """Ask for a plan by hash, or for the highest adopted one with an empty hash."""
+
+    hash: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReply:
+    """The plan, or None when it is not known here."""
+
+    plan: Signed | None
+
+
+@dataclass(frozen=True, slots=True)
+class GetMembers:
+    """Ask for the announcements that the other holds fresh."""
+
+
+@dataclass(frozen=True, slots=True)
+class MembersReply:
+    """Fresh announcements."""
+
+    announcements: tuple[Signed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The planner renews its lease."""
+
+    epoch: int
+    plan_hash: bytes
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class GetFile:
+    """Ask for one of the model's small files (tokenizer, chat template, configuration)."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileReply:
+    """The file is the frame's payload; `found` is False when it is not shared."""
+
+    name: str
+    found: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GetStatus:
+    """Ask a peer how it is; answered as JSON in the frame's payload."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReply:
+    """JSON in the payload; see node/status.py."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Measure the way: the other answers with `size_bytes` of payload."""
+
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReply:
+    """The payload is what was asked for."""
+
+    received_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReply:
+    """A request failed; see `errors.from_wire`."""
+
+    code: str
+    message: str
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerGone:
+    """I am leaving, or `peer` is gone as far as I see."""
+
+    peer: PeerId
+    leaving: bool

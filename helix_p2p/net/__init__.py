@@ -1,0 +1,1 @@
+"""Edges to the network: transports, channels, the DHT."""

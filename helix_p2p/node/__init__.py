@@ -1,0 +1,1 @@
+"""Drives the pure machines with IO: one peer's process."""

@@ -1,0 +1,1 @@
+"""What should be: placement, flow, their proof, and how to get there from where the swarm is."""

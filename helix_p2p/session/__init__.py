@@ -1,0 +1,1 @@
+"""One generation's life on client, entry peer and stages: events in, effects out."""

@@ -1,0 +1,233 @@
+"""What a client, an entry peer and the stages say to each other about one generation.
+
+    client ── Generate, Cancel ──▶ entry peer ── Open, Close ──▶ every stage
+    client ◀── Delivered, Refused ── entry peer ◀── Opened, StageFailed ── stage
+    stage ── Forward + activations ──▶ next stage;  last stage ── Sampled ──▶ entry peer
+
+Always: a message about a stage names (session, attempt); the attempt rises each time the entry peer
+builds the pipeline anew, so what a replaced stage still sends has no effect. Positions are absolute
+(0 is the first prompt token) and a write to the KV cache at a position is idempotent, so a
+duplicate or a replay does no harm.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from helix_p2p.types import LayerRange, PeerId, SessionId
+
+
+class Phase(StrEnum):
+    """Decode goes before prefill in every queue."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended; the OpenAI API's words."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen; a pure function of logits, these fields and the position.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_k: Keep this many best tokens; 0 keeps all.
+        top_p: Keep the smallest set with at least this probability.
+        repetition_penalty: As in transformers: > 1 makes tokens seen before less likely.
+        seed: Chooses the random stream.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error as it crosses the wire; see `errors.from_wire`."""
+
+    code: str
+    message: str
+    retry_after_s: float | None = None
+
+
+# ── client and entry peer ──────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Start a generation, or go on with one whose entry peer was lost.
+
+    Attributes:
+        session: New for each attempt of the client.
+        prompt: Token ids, at least one.
+        generated: Tokens that the client already has; the first new one is number `len(generated)`.
+        max_new_tokens: Of the whole answer, the ones in `generated` included.
+        eos: Any of these ends the answer (and is delivered as its last token).
+        sampling: How tokens are chosen.
+        avoid: Peers that failed this client lately.
+        ignore_eos: Go on to max_new_tokens whatever comes (benchmarks).
+    """
+
+    session: SessionId
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+    generated: tuple[int, ...] = ()
+    eos: tuple[int, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    avoid: tuple[PeerId, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The client wants no more."""
+
+    session: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """New tokens, each once and in order.
+
+    Attributes:
+        first_index: Number of the first of them in the answer.
+        tokens: Token ids.
+        finished: Set with the last ones.
+        pipeline: Peers of the pipeline, sent with the first tokens and after each repair.
+    """
+
+    session: SessionId
+    first_index: int
+    tokens: tuple[int, ...]
+    finished: FinishReason | None = None
+    pipeline: tuple[tuple[PeerId, LayerRange], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No further token will come; tokens delivered before stay valid."""
+
+    session: SessionId
+    failure: Failure
+
+
+# ── entry peer and stages ──────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class LastStage:
+    """What only the last stage needs: how to sample.
+
+    Attributes:
+        sampling: How tokens are chosen.
+        history: Prompt and answer so far, sent only where the repetition penalty needs it.
+    """
+
+    sampling: Sampling
+    history: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Reserve a stage's KV cache before anything is computed.
+
+    Attributes:
+        attempt: Rises with each pipeline of this session; a stage drops what is older.
+        epoch: The plan that the route comes from.
+        layers: What this stage is to run, within what it holds.
+        entry: Who runs the session.
+        previous: Who will send the activations (the entry peer itself for the first stage).
+        next: Who gets the output; None for the last stage, whose tokens go to `entry`.
+        kv_tokens: Longest the session can get.
+        last: Set for the last stage.
+    """
+
+    session: SessionId
+    attempt: int
+    epoch: int
+    layers: LayerRange
+    entry: PeerId
+    previous: PeerId
+    next: PeerId | None
+    kv_tokens: int
+    last: LastStage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The stage's answer: reserved, or why not."""
+
+    session: SessionId
+    attempt: int
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The session is over on this stage; free its KV cache."""
+
+    session: SessionId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """One batch for the next stage: one row of columns per session, activations behind it.
+
+    The frame's payload is `hidden: [sum(counts), d_model]` in `dtype`, sessions one after another;
+    for the first stage it is empty and `tokens` holds the ids.
+
+    Attributes:
+        phase: Prefill chunks and decode steps never share a frame.
+        sessions: One id per row.
+        attempts: One per row.
+        positions: First position of each row.
+        counts: Positions in each row; 1 in decode.
+        sample: Whether the last stage is to sample after the row's last position.
+        tokens: Ids, only towards the first stage, sum(counts) of them.
+        dtype: `f32`, `bf16`, `f16`; empty when there is no payload.
+    """
+
+    phase: Phase
+    sessions: tuple[SessionId, ...]
+    attempts: tuple[int, ...]
+    positions: tuple[int, ...]
+    counts: tuple[int, ...]
+    sample: tuple[bool, ...]
+    tokens: tuple[int, ...] = ()
+    dtype: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Tokens from the last stage to the entry peer, one row per session.
+
+    `positions[i]` is the absolute position of the new token `tokens[i]`.
+    """
+
+    sessions: tuple[SessionId, ...]
+    attempts: tuple[int, ...]
+    positions: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StageFailed:
+    """A stage cannot go on with a session, or its next stage is gone.
+
+    Attributes:
+        peer: Who is at fault as far as the sender can tell.
+    """
+
+    session: SessionId
+    attempt: int
+    peer: PeerId
+    failure: Failure

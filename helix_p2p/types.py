@@ -1,0 +1,48 @@
+"""The small words that every package shares: identifiers and the half-open layer range.
+
+Nothing here does IO or knows of any other module.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NewType
+
+PeerId = NewType("PeerId", str)
+"""A libp2p peer id in base58, `12D3KooW…` for the Ed25519 keys we use."""
+
+SessionId = NewType("SessionId", bytes)
+"""16 random bytes, chosen by the client; one generation's name on every stage."""
+
+Epoch = NewType("Epoch", int)
+"""A plan's version; see docs/adr/0004."""
+
+SESSION_ID_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LayerRange:
+    """Decoder layers `[start, end)`, zero-based and half-open; never empty, never negative."""
+
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end:
+            raise ValueError(f"not a layer range: [{self.start}, {self.end})")
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.end))
+
+    def __str__(self) -> str:
+        return f"[{self.start}, {self.end})"
+
+    def contains(self, other: "LayerRange") -> bool:
+        """Whether `other` lies wholly inside this range."""
+        return self.start <= other.start and other.end <= self.end
+
+    def overlap(self, other: "LayerRange") -> int:
+        """How many layers both hold."""
+        return max(0, min(self.end, other.end) - max(self.start, other.start))

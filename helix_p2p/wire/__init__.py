@@ -1,0 +1,1 @@
+"""Dataclasses to frames and back."""

@@ -1,0 +1,1 @@
+"""The `helix-peer` application: lend this machine to a swarm."""
