@@ -16,6 +16,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import msgspec
 
@@ -97,7 +98,7 @@ class Manifest:
         if min(self.layers, self.vocab_size, self.context_tokens) < 1:
             raise ValueError("a model has layers, a vocabulary and a context")
         names = [file.name for file in self.files]
-        if any(a >= b for a, b in zip(names, names[1:], strict=False)):
+        if any(a >= b for a, b in pairwise(names)):
             raise ValueError("a manifest's files ascend by name, each once")
 
     @property
