@@ -1,0 +1,49 @@
+"""Peers that are left out of routes for a while.
+
+Always: a mask ends by itself; each further failure of the same peer in a short time doubles it, up
+to a bound, and a success forgets it.
+"""
+
+from dataclasses import dataclass
+
+from helix_p2p.types import PeerId
+
+FORGET_S = 60.0
+
+
+@dataclass(slots=True)
+class _Mask:
+    until_s: float
+    length_s: float
+
+
+class Masks:
+    """Who is masked until when."""
+
+    def __init__(self, *, shortest_s: float = 0.5, longest_s: float = 30.0) -> None:
+        self._shortest_s = shortest_s
+        self._longest_s = longest_s
+        self._masks: dict[PeerId, _Mask] = {}
+
+    def fail(self, peer: PeerId, now_s: float, at_least_s: float = 0.0) -> float:
+        """Mask a peer that failed or was busy; returns when it is tried again."""
+        known = self._masks.get(peer)
+        if known is None or now_s > known.until_s + FORGET_S:
+            length = self._shortest_s
+        else:
+            length = min(self._longest_s, known.length_s * 2)
+        length = max(length, at_least_s)
+        self._masks[peer] = _Mask(now_s + length, length)
+        return now_s + length
+
+    def succeed(self, peer: PeerId) -> None:
+        """A peer answered as it should."""
+        self._masks.pop(peer, None)
+
+    def masked(self, now_s: float) -> frozenset[PeerId]:
+        """Who is left out now."""
+        return frozenset(peer for peer, mask in self._masks.items() if mask.until_s > now_s)
+
+    def next_end_s(self, now_s: float) -> float | None:
+        """When the next masked peer is tried again."""
+        return min((m.until_s for m in self._masks.values() if m.until_s > now_s), default=None)
