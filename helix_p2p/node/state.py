@@ -1,0 +1,230 @@
+"""What a node keeps on disk: keys, the high-water mark, the peers it knew.
+
+Always: one process owns a state folder (a lock says so); a file is written whole or not at all
+(temporary file, fsync, rename, fsync of the folder), so a crash or a full disk leaves the old one;
+what is read back is checked, and damage is an error with a way out, never a silent fresh start,
+because a peer that forgets its high-water mark could adopt a plan that is over. Files and folder
+are the owner's alone (0600, 0700).
+
+The recipe for durable replacement is that of SQLite's and LevelDB's manifest files; see also
+Pillai et al., "All File Systems Are Not Created Equal", OSDI 2014, §3.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from helix_p2p import codec
+from helix_p2p.errors import ConfigError, DecodeError
+from helix_p2p.identity import Identity
+
+T = TypeVar("T")
+
+IDENTITY_FILE = "identity.key"
+SWARM_KEY_FILE = "swarm.key"
+HIGH_WATER_FILE = "high-water"
+KNOWN_PEERS_FILE = "known-peers"
+LOCK_FILE = "lock"
+
+_MAGIC = b"helix-p2p state 1\n"
+_DIGEST_BYTES = 32
+_VALUE_LIMIT_BYTES = 2 * 1024 * 1024
+_KNOWN_PEERS_KEPT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class HighWaterMark:
+    """The highest plan this node adopted, in the swarm's total order.
+
+    Attributes:
+        swarm: The swarm it belongs to; another swarm starts from zero.
+        order: `SignedPlan.order`: epoch, tie, plan hash.
+    """
+
+    swarm: str
+    order: tuple[int, bytes, bytes]
+
+
+class StateDir:
+    """A node's folder of state, held by this process alone until `close`.
+
+    Args:
+        path: Made if it is not there.
+
+    Raises:
+        ConfigError: It cannot be made or written, or another process holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _unusable(path, error) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise ConfigError(
+                f"another process uses the state folder {path}",
+                hint="stop it, or give this one a --state-dir of its own",
+            ) from error
+        for torn in path.glob(".*.new"):  # a crash left them; nobody else may write here
+            torn.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another process have the folder; safe to call twice."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def identity(self) -> Identity:
+        """This node's own key, made the first time."""
+        return load_or_create_key(self.path / IDENTITY_FILE)
+
+    def swarm_key(self) -> Identity:
+        """The swarm's root key, made the first time; only bootstrap nodes have one."""
+        return load_or_create_key(self.path / SWARM_KEY_FILE)
+
+    def high_water(self, swarm: str) -> HighWaterMark | None:
+        """The mark of this swarm; None before its first plan."""
+        mark = read_value(self.path / HIGH_WATER_FILE, HighWaterMark)
+        return mark if mark is not None and mark.swarm == swarm else None
+
+    def raise_high_water(self, mark: HighWaterMark) -> None:
+        """Put a mark on disk; it is there for good when this returns.
+
+        Raises:
+            ValueError: It is lower than the one on disk, which is a bug of the caller.
+            ConfigError: The disk refused; the old mark stands.
+        """
+        held = self.high_water(mark.swarm)
+        if held is not None and mark.order < held.order:
+            raise ValueError(f"the high-water mark would fall from {held.order} to {mark.order}")
+        write_value(self.path / HIGH_WATER_FILE, mark)
+
+    def known_peers(self) -> tuple[str, ...]:
+        """Multiaddrs that led into the swarm before; a damaged list counts as empty."""
+        with contextlib.suppress(ConfigError):
+            return read_value(self.path / KNOWN_PEERS_FILE, tuple[str, ...]) or ()
+        return ()
+
+    def remember_peers(self, addresses: tuple[str, ...]) -> None:
+        """Keep the first 256 multiaddrs for the next start."""
+        write_value(self.path / KNOWN_PEERS_FILE, addresses[:_KNOWN_PEERS_KEPT])
+
+
+def load_or_create_key(path: Path) -> Identity:
+    """Read an Ed25519 key in the form of libp2p's daemon, or make one and keep it (0600).
+
+    Raises:
+        ConfigError: The file is damaged, or cannot be read or written.
+    """
+    try:
+        stored = path.read_bytes()
+    except FileNotFoundError:
+        identity = Identity(secrets.token_bytes(32))
+        write_atomically(path, identity.to_libp2p())
+        return identity
+    except OSError as error:
+        raise _unusable(path, error) from error
+    identity = Identity(stored[4:36].ljust(32, b"\0"))
+    if identity.to_libp2p() != stored:
+        raise ConfigError(
+            f"the key in {path} is damaged",
+            hint="restore it from a copy, or move it away to get a new one",
+        )
+    return identity
+
+
+def read_value(path: Path, of: type[T]) -> T | None:
+    """A value that `write_value` wrote; None where there is no file.
+
+    Raises:
+        ConfigError: The file is damaged or cannot be read.
+    """
+    try:
+        stored = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unusable(path, error) from error
+    digest, body = stored[len(_MAGIC) :][:_DIGEST_BYTES], stored[len(_MAGIC) + _DIGEST_BYTES :]
+    damaged = ConfigError(
+        f"the state file {path} is damaged",
+        hint="restore it from a copy; without it this node forgets what it adopted",
+    )
+    if not stored.startswith(_MAGIC) or hashlib.sha256(body).digest() != digest:
+        raise damaged
+    try:
+        return codec.decode(body, of, limit_bytes=_VALUE_LIMIT_BYTES)
+    except DecodeError as error:
+        raise damaged from error
+
+
+def write_value(path: Path, value: object) -> None:
+    """Replace a file by the canonical bytes of `value` and a checksum.
+
+    Raises:
+        ConfigError: The disk refused; the old file stands.
+    """
+    body = codec.encode(value)
+    write_atomically(path, _MAGIC + hashlib.sha256(body).digest() + body)
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace a file as a whole, durably.
+
+    Raises:
+        ConfigError: The disk refused; the old file stands and no temporary one is left.
+    """
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        fresh.unlink(missing_ok=True)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        fresh.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise _unusable(path, error) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unusable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{path} cannot be used: {error.strerror or error}",
+        hint="check its permissions and the free disk, or choose another --state-dir",
+    )
