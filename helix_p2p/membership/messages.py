@@ -3,6 +3,10 @@
 A `Ping` every few seconds carries the highest plan that the sender adopted; whoever knows a higher
 one answers with its hash and the other pulls it. Announcements travel the same way, so that a
 change is known in seconds, and the DHT stays what it is good for: the meeting place.
+
+Always: what is passed on for others (announcements, plans, leases, proofs, revocations) is under
+its author's signature; what is only said (`Ping.epoch`, `PeerGone`) is a hint that the receiver
+checks for itself before it acts.
 """
 
 from dataclasses import dataclass
@@ -32,20 +36,38 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """I live; this is the highest plan I adopted and my latest announcement."""
+    """I live; this is the highest plan I adopted and my latest announcement.
+
+    Attributes:
+        epoch: Of the highest plan that the sender adopted; 0 for none.
+        plan_hash: Its hash; empty for none.
+        announcement: The sender's own.
+        number: Comes back in the Pong, so that the round trip can be measured.
+        unix_s: The sender's wall clock, to find skewed clocks; 0 when not said.
+        rumours: Announcements of others that changed lately, at most 8.
+        lease: The planner's latest signed `Lease`, passed on.
+    """
 
     epoch: int
     plan_hash: bytes
     announcement: Signed | None = None
+    number: int = 0
+    unix_s: float = 0.0
+    rumours: tuple[Signed, ...] = ()
+    lease: Signed | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The answer, with the other's own view."""
+    """The answer, with the other's own view; fields as in `Ping`."""
 
     epoch: int
     plan_hash: bytes
     announcement: Signed | None = None
+    number: int = 0
+    unix_s: float = 0.0
+    rumours: tuple[Signed, ...] = ()
+    lease: Signed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +97,50 @@ class MembersReply:
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
-    """The planner renews its lease."""
+class Lease:
+    """Body of a signed beat (kind `lease`): I plan, and this is the plan I build on.
+
+    From the planner of the plan `plan_hash` it renews the lease; from a candidate it says that it
+    has stepped in and is working on the next plan.
+
+    Attributes:
+        epoch: Of the plan built on; 0 before the first.
+        plan_hash: Its hash; empty before the first.
+        number: Rises with every beat of one signer; a repeated beat renews nothing.
+    """
 
     epoch: int
     plan_hash: bytes
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The planner renews its lease; `record` is a signed `Lease`."""
+
+    record: Signed
+
+
+@dataclass(frozen=True, slots=True)
+class PushPlan:
+    """A new plan, unasked: from the planner to its neighbours."""
+
+    plan: Signed
+
+
+@dataclass(frozen=True, slots=True)
+class PushProof:
+    """Two different plans under one key and epoch: proof that their signer equivocates."""
+
+    first: Signed
+    second: Signed
+
+
+@dataclass(frozen=True, slots=True)
+class PushRevocations:
+    """The root's signed list of revoked invites."""
+
+    record: Signed
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,9 @@ Message = (
     | m.ProbeReply
     | m.ErrorReply
     | m.PeerGone
+    | m.PushPlan
+    | m.PushProof
+    | m.PushRevocations
     | s.Generate
     | s.Cancel
     | s.Delivered
@@ -52,6 +55,9 @@ TYPE_OF_NUMBER: dict[int, type[Message]] = {
     14: m.ProbeReply,
     15: m.ErrorReply,
     16: m.PeerGone,
+    17: m.PushPlan,
+    18: m.PushProof,
+    19: m.PushRevocations,
     32: s.Generate,
     33: s.Cancel,
     34: s.Delivered,
