@@ -1,54 +1,12 @@
-"""People's units, in one place: sizes and rates as they are typed, SI inside.
+"""People's units on the command line: what is typed becomes SI, what is shown becomes readable.
 
-Always: bytes are written with B and bits with bit, b or bps; a bare `20M` is refused rather than
-guessed, because it is wrong by a factor of eight half of the time. k, M, G, T are powers of 1000;
-Ki, Mi, Gi, Ti powers of 1024.
+Always: the units are those of cluster/units.py, where a bare `20M` is refused rather than guessed,
+because it is wrong by a factor of eight half of the time.
 """
-
-import re
 
 import click
 
-_FACTORS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
-_BINARY_FACTORS = {"k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
-_NUMBER = r"(?P<number>\d+(?:\.\d+)?|\.\d+)"
-_SIZE = re.compile(_NUMBER + r"\s*(?P<prefix>[kmgt]?)(?P<binary>i?)B?", re.IGNORECASE)
-_RATE = re.compile(
-    _NUMBER + r"\s*(?P<prefix>[kKmMgG]?)(?P<unit>bit/s|bits/s|b/s|bps|B/s|Bps|bit|iB/s)"
-)
-
-
-def parse_size(text: str) -> int:
-    """Bytes of `8GB`, `512 MiB`, `1.5g`, `1000`.
-
-    Raises:
-        ValueError: It is no size; the message says what is.
-    """
-    found = _SIZE.fullmatch(text.strip())
-    if found is None or (found["binary"] and not found["prefix"]):
-        raise ValueError(f"{text!r} is not a size; write for example 8GB or 512MiB")
-    factors = _BINARY_FACTORS if found["binary"] else _FACTORS
-    return int(float(found["number"]) * factors[found["prefix"].lower()])
-
-
-def parse_rate(text: str) -> float:
-    """Bytes per second of `20Mbit/s`, `20Mbps`, `2.5MB/s`, `2MiB/s`.
-
-    Raises:
-        ValueError: It is no rate, or says neither bits nor bytes.
-    """
-    found = _RATE.fullmatch(text.strip())
-    if found is None:
-        raise ValueError(
-            f"{text!r} is not a rate; write for example 20Mbit/s (bits) or 2.5MB/s (bytes)"
-        )
-    prefix, unit = found["prefix"].lower(), found["unit"]
-    if unit.startswith("i"):
-        if not prefix:
-            raise ValueError(f"{text!r} is not a rate; write for example 2MiB/s")
-        return float(found["number"]) * _BINARY_FACTORS[prefix]
-    per_s = float(found["number"]) * _FACTORS[prefix]
-    return per_s if unit.startswith("B") else per_s / 8
+from helix_p2p.cluster.units import BYTES, BYTES_PER_S, quantity
 
 
 def format_size(size_bytes: float) -> str:
@@ -99,7 +57,7 @@ class SizeParam(click.ParamType[int]):
         if isinstance(value, int):
             return value
         try:
-            return parse_size(str(value))
+            return int(quantity(str(value), BYTES))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -116,6 +74,6 @@ class RateParam(click.ParamType[float]):
         if isinstance(value, float):
             return value
         try:
-            return parse_rate(str(value))
+            return quantity(str(value), BYTES_PER_S)
         except ValueError as error:
             self.fail(str(error), param, ctx)

@@ -1,12 +1,7 @@
-"""People's units: what is meant is taken, what is ambiguous is refused."""
-
-import contextlib
+"""People's units: shown as people write them; what is ambiguous on the command line is refused."""
 
 import click
-import pytest
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 
 from helix_p2p.cli.units import (
     RateParam,
@@ -14,64 +9,7 @@ from helix_p2p.cli.units import (
     format_duration,
     format_rate,
     format_size,
-    parse_rate,
-    parse_size,
 )
-
-
-@pytest.mark.parametrize(
-    ("text", "size_bytes"),
-    [
-        ("8GB", 8_000_000_000),
-        ("8 gb", 8_000_000_000),
-        ("8GiB", 8 * 1024**3),
-        ("512MiB", 512 * 1024**2),
-        ("1.5g", 1_500_000_000),
-        (".5k", 500),
-        ("330MB", 330_000_000),
-        ("1000", 1000),
-        ("7B", 7),
-    ],
-)
-def test_sizes_as_people_write_them(text: str, size_bytes: int) -> None:
-    assert parse_size(text) == size_bytes
-
-
-@pytest.mark.parametrize(
-    "text", ["", "GB", "8 apples", "-1GB", "8iB", "1e9", "nan", "8GBB", "8,5GB"]
-)
-def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(ValueError, match="8GB"):
-        parse_size(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "bytes_per_s"),
-    [
-        ("20Mbit/s", 2.5e6),
-        ("20 Mbps", 2.5e6),
-        ("20Mb/s", 2.5e6),
-        ("20MB/s", 20e6),
-        ("2MiB/s", 2 * 1024**2),
-        ("1.6Gbit/s", 200e6),
-        ("800bit/s", 100.0),
-    ],
-)
-def test_rates_as_people_write_them(text: str, bytes_per_s: float) -> None:
-    assert parse_rate(text) == bytes_per_s
-
-
-@pytest.mark.parametrize("text", ["20M", "20", "fast", "", "-1Mbit/s", "iB/s", "3iB/s"])
-def test_rate_that_does_not_say_bits_or_bytes_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a rate"):
-        parse_rate(text)
-
-
-@given(st.text(alphabet="0123456789.kKMGTib/sBp -", max_size=8) | st.text(max_size=12))
-def test_any_text_is_a_quantity_or_a_value_error(text: str) -> None:
-    for parse in (parse_size, parse_rate):
-        with contextlib.suppress(ValueError):
-            assert parse(text) >= 0
 
 
 def test_numbers_are_shown_in_the_units_people_use() -> None:
@@ -103,4 +41,4 @@ def test_wrong_unit_on_the_command_line_names_the_option() -> None:
     refused = runner.invoke(lend, ["--max-upload", "20M"])
     assert refused.exit_code == 2
     assert "--max-upload" in refused.output
-    assert "20Mbit/s" in refused.output
+    assert "Mb/s" in refused.output

@@ -1,0 +1,79 @@
+"""Running a service until somebody stops it, politely first.
+
+Always: the first SIGINT or SIGTERM asks for a graceful end, the second cancels it (what was started
+is still stopped), the third ends the process on the spot. Python skips `finally` on SIGTERM unless
+the signal is handled, and a daemon would outlive us; hence one place for it.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+
+from helix_p2p.cli.errors import EXIT_INTERRUPTED
+
+
+class StopRequest:
+    """What a service waits for besides its work."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self._times = 0
+        self._task = asyncio.current_task()
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody asked for the end."""
+        return self._asked.is_set()
+
+    async def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the end is asked for, or for `timeout_s`; whether it is."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._asked.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def ask(self) -> None:
+        """Ask once more, as a signal does."""
+        self._times += 1
+        self._asked.set()
+        if self._times == 2 and self._task is not None:
+            self._task.cancel()
+        elif self._times > 2:
+            os._exit(EXIT_INTERRUPTED)
+
+
+def run_service(service: Callable[[StopRequest], Awaitable[None]]) -> None:
+    """Run `service` on a fresh event loop (uvloop where there is one) until it returns.
+
+    Raises:
+        KeyboardInterrupt: It was asked to stop twice.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        try:
+            runner.run(_serve(service))
+        except asyncio.CancelledError as error:
+            raise KeyboardInterrupt from error
+
+
+async def _serve(service: Callable[[StopRequest], Awaitable[None]]) -> None:
+    loop = asyncio.get_running_loop()
+    stop = StopRequest()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.ask)
+    try:
+        await service(stop)
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

@@ -1,0 +1,57 @@
+"""Services end politely on the first signal, at once on the second, and always clean up."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+SERVICE = """
+import asyncio, sys
+from helix_p2p.cli.running import StopRequest, run_service
+
+async def service(stop: StopRequest) -> None:
+    try:
+        print("up", flush=True)
+        await stop.wait()
+        print("leaving", flush=True)
+        if "hang" in sys.argv:
+            await asyncio.Event().wait()
+        print("left", flush=True)
+    finally:
+        print("cleaned", flush=True)
+
+run_service(service)
+"""
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SERVICE, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_is_a_graceful_end(number: signal.Signals) -> None:
+    with start() as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=20)
+    assert out == "leaving\nleft\ncleaned\n"
+    assert process.returncode == 0
+
+
+def test_second_signal_ends_a_leave_that_hangs_and_still_cleans_up() -> None:
+    with start("hang") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "leaving\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert out == "cleaned\n"
+    assert err.rstrip().endswith("KeyboardInterrupt")
