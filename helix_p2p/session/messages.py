@@ -13,6 +13,7 @@ duplicate or a replay does no harm.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from helix_p2p.errors import ProtocolError
 from helix_p2p.types import LayerRange, PeerId, SessionId
 
 
@@ -231,3 +232,32 @@ class StageFailed:
     attempt: int
     peer: PeerId
     failure: Failure
+
+
+def check_forward(message: Forward) -> None:
+    """Check that a frame's columns fit each other.
+
+    Raises:
+        ProtocolError: Columns of different lengths, an empty row, decode rows of several positions.
+    """
+    rows = len(message.sessions)
+    columns = (message.attempts, message.positions, message.counts, message.sample)
+    if rows == 0 or any(len(column) != rows for column in columns):
+        raise ProtocolError("a forward frame's columns differ in length")
+    if min(message.counts) < 1 or min(message.positions) < 0:
+        raise ProtocolError("a forward frame's rows start at 0 or later and are never empty")
+    if message.phase is Phase.DECODE and max(message.counts) != 1:
+        raise ProtocolError("a decode row is one position")
+    if message.tokens and len(message.tokens) != sum(message.counts):
+        raise ProtocolError("a forward frame carries one token per position")
+
+
+def check_sampled(message: Sampled) -> None:
+    """Check that a frame's columns fit each other.
+
+    Raises:
+        ProtocolError: Columns of different lengths.
+    """
+    rows = len(message.sessions)
+    if any(len(c) != rows for c in (message.attempts, message.positions, message.tokens)):
+        raise ProtocolError("a sampled frame's columns differ in length")

@@ -1,0 +1,107 @@
+"""What the session machines want done; the node does it with IO, the simulator in virtual time.
+
+Always: effects are carried out in the order given. `P` is the edge's payload of one row: the
+machines hand it back and never look inside.
+"""
+
+from dataclasses import dataclass
+from typing import Generic, NewType, TypeVar
+
+from helix_p2p.session.messages import (
+    Close,
+    Delivered,
+    Forward,
+    LastStage,
+    Open,
+    Opened,
+    Phase,
+    Refused,
+    Sampled,
+    StageFailed,
+)
+from helix_p2p.types import LayerRange, PeerId, SessionId
+
+P = TypeVar("P")
+
+ClientKey = NewType("ClientKey", str)
+"""One client's stream at this entry peer."""
+
+PeerMessage = Open | Opened | Close | Forward | Sampled | StageFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message to a peer, which may be ourselves."""
+
+    to: PeerId
+    message: PeerMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Send a message to a client."""
+
+    to: ClientKey
+    message: Delivered | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCache:
+    """Open a KV cache in the engine; keeps what it holds when the layers are the same."""
+
+    session: SessionId
+    layers: LayerRange
+    kv_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseCache:
+    """Free a KV cache in the engine."""
+
+    session: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow(Generic[P]):
+    """One session's part of a step.
+
+    Attributes:
+        last: How to sample, on the last stage when a token is wanted.
+        wanted: Whether a token is wanted after this row, on whatever stage.
+        history: Prompt and answer so far, where the repetition penalty needs it.
+    """
+
+    session: SessionId
+    attempt: int
+    position: int
+    count: int
+    last: LastStage | None
+    wanted: bool
+    payload: P
+    history: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunStep(Generic[P]):
+    """Run a batch in the engine; answer with `on_step_done` or `on_step_failed`.
+
+    Attributes:
+        takes_tokens: The rows' payloads are token ids, not activations.
+    """
+
+    phase: Phase
+    layers: LayerRange
+    rows: tuple[StepRow[P], ...]
+    takes_tokens: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SendRows:
+    """Send rows of the step that just ended; their activations are the frame's payload."""
+
+    to: PeerId
+    message: Forward
+    rows: tuple[int, ...]
+
+
+Effect = Send | Deliver | OpenCache | CloseCache | RunStep[P] | SendRows

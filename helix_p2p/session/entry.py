@@ -1,0 +1,458 @@
+"""The entry peer's part of many generations: route, reserve, feed, deliver, repair.
+
+A generation waits until a route has room, opens every stage of it, feeds prompt and answer so
+far as prefill chunks, then one token at a time. When a stage dies, hangs or refuses, the
+generation goes back to the front of the queue and takes a new route: all tokens known so far are
+fed again, from the first position, into caches that the new attempt opens (docs/adr/0005).
+
+Always:
+- a delivered token has the next number, comes once, and is never changed by a repair;
+- what belongs to an earlier attempt has no effect;
+- nothing waits for ever: waiting, opening and every token have a deadline, repairs without progress
+  are counted, and the client gets one typed `Refused` in the end;
+- waiting is bounded, and fair between client identities.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from helix_p2p.errors import (
+    Busy,
+    CapacityError,
+    DeadlineExceeded,
+    HelixError,
+    InvalidRequest,
+    NetworkError,
+    NoRoute,
+    NotServing,
+    PeerLost,
+    from_wire,
+)
+from helix_p2p.routing.masks import Masks
+from helix_p2p.routing.route import Route, Router
+from helix_p2p.session.effects import ClientKey, Deliver, Send
+from helix_p2p.session.generation import (
+    EntryLimits,
+    EntryStats,
+    Generation,
+    ModelLimits,
+    State,
+    check_request,
+)
+from helix_p2p.session.messages import (
+    Close,
+    Delivered,
+    FinishReason,
+    Forward,
+    Generate,
+    LastStage,
+    Open,
+    Opened,
+    Phase,
+    Refused,
+    Sampled,
+    StageFailed,
+)
+from helix_p2p.session.stage import failure_of
+from helix_p2p.session.window import DecodeWindows
+from helix_p2p.types import LayerRange, PeerId, SessionId
+
+EntryEffect = Send | Deliver
+
+
+class EntryMachine:
+    """All generations that clients started at this peer.
+
+    Args:
+        me: This peer; it is the first stage of each of its generations.
+        model: What the model takes.
+        router: Follows the plan; its IWRR state is this entry peer's own.
+        limits: Bounds.
+    """
+
+    def __init__(
+        self, me: PeerId, model: ModelLimits, router: Router, limits: EntryLimits | None = None
+    ) -> None:
+        self._me = me
+        self._model = model
+        self._router = router
+        self._limits = limits or EntryLimits()
+        self._generations: dict[SessionId, Generation] = {}
+        self._windows = DecodeWindows()
+        self._failed = Masks()
+        self._busy = Masks(shortest_s=0.1, longest_s=2.0)
+        self._serving: Mapping[PeerId, LayerRange] = {}
+        self._hosts: Mapping[PeerId, str] = {}
+        self._epoch = 0
+        self._draining = False
+        self._arrivals = 0
+        self.stats = EntryStats()
+
+    @property
+    def running(self) -> int:
+        """Generations on a pipeline."""
+        return sum(g.state is not State.WAITING for g in self._generations.values())
+
+    @property
+    def waiting(self) -> int:
+        """Generations that wait for one."""
+        return sum(g.state is State.WAITING for g in self._generations.values())
+
+    def neighbours(self) -> frozenset[PeerId]:
+        """Peers that running pipelines use."""
+        return frozenset(p for g in self._generations.values() for p in g.peers)
+
+    def see(
+        self,
+        serving: Mapping[PeerId, LayerRange],
+        hosts: Mapping[PeerId, str],
+        epoch: int,
+        now_s: float,
+        *,
+        draining: bool = False,
+    ) -> list[EntryEffect]:
+        """The view changed: who serves what (ourselves included), on which host, by which plan."""
+        self._serving, self._hosts, self._epoch = serving, hosts, epoch
+        self._draining = draining
+        return self._admit(now_s)
+
+    # ── the client ───────────────────────────────────────────────────────────────────────────
+
+    def on_generate(
+        self, client: ClientKey, identity: PeerId, request: Generate, now_s: float
+    ) -> list[EntryEffect]:
+        """A client wants an answer, or the rest of one."""
+        try:
+            self._check(request)
+        except HelixError as error:
+            self.stats.refused += 1
+            return [Deliver(client, Refused(request.session, failure_of(error)))]
+        self.stats.accepted += 1
+        self._arrivals += 1
+        self._generations[request.session] = Generation(
+            client,
+            identity,
+            request,
+            self._arrivals,
+            now_s + self._limits.waiting_s,
+            [*request.prompt, *request.generated],
+        )
+        return self._admit(now_s)
+
+    def on_cancel(self, client: ClientKey, session: SessionId, now_s: float) -> list[EntryEffect]:
+        """The client wants no more."""
+        generation = self._generations.get(session)
+        if generation is None or generation.client != client:
+            return []
+        self.stats.cancelled += 1
+        return [*self._drop(generation), *self._admit(now_s)]
+
+    def on_client_lost(self, client: ClientKey, now_s: float) -> list[EntryEffect]:
+        """The client's stream ended; all it had here is freed."""
+        effects: list[EntryEffect] = []
+        for generation in [g for g in self._generations.values() if g.client == client]:
+            self.stats.cancelled += 1
+            effects += self._drop(generation)
+        return effects + self._admit(now_s)
+
+    # ── the stages ───────────────────────────────────────────────────────────────────────────
+
+    def on_opened(self, sender: PeerId, message: Opened, now_s: float) -> list[EntryEffect]:
+        """A stage reserved its room, or refused."""
+        generation = self._current(message.session, message.attempt)
+        if generation is None or generation.state is not State.OPENING:
+            return []
+        if sender not in generation.peers:
+            return []
+        if message.failure is not None:
+            failure = message.failure
+            error = from_wire(failure.code, failure.message, failure.retry_after_s)
+            return self._trouble(generation, sender, error, now_s)
+        generation.opened.add(sender)
+        if len(generation.opened) < len(generation.route):
+            return []
+        return self._feed_all(generation, now_s)
+
+    def on_sampled(self, sender: PeerId, message: Sampled, now_s: float) -> list[EntryEffect]:
+        """New tokens from a last stage."""
+        effects: list[EntryEffect] = []
+        rows = zip(
+            message.sessions, message.attempts, message.positions, message.tokens, strict=True
+        )
+        for session, attempt, position, token in rows:
+            generation = self._current(session, attempt)
+            if generation is None or generation.state is not State.RUNNING:
+                continue
+            if sender != generation.route[-1].peer or position != len(generation.tokens):
+                continue
+            if 0 <= token < self._model.vocab_size:
+                effects += self._on_token(generation, token, now_s)
+            else:
+                error = PeerLost(f"{sender} gave token {token}, which does not exist")
+                effects += self._trouble(generation, sender, error, now_s)
+        return self._decode() + effects  # the pipeline first, then the clients
+
+    def on_stage_failed(
+        self, sender: PeerId, message: StageFailed, now_s: float
+    ) -> list[EntryEffect]:
+        """A stage cannot go on, or lost its next one."""
+        generation = self._current(message.session, message.attempt)
+        if generation is None or sender not in generation.peers:
+            return []
+        at_fault = message.peer if message.peer in generation.peers else sender
+        failure = message.failure
+        error = from_wire(failure.code, failure.message, failure.retry_after_s)
+        return self._trouble(generation, at_fault, error, now_s)
+
+    def on_peer_lost(self, peer: PeerId, now_s: float) -> list[EntryEffect]:
+        """A stage's link broke or fell silent: every generation on it is repaired."""
+        self._failed.fail(peer, now_s)
+        effects: list[EntryEffect] = []
+        for generation in [g for g in self._generations.values() if peer in g.peers]:
+            if generation.state is not State.WAITING:
+                error = PeerLost(f"{peer} was lost")
+                effects += self._trouble(generation, peer, error, now_s, masked=True)
+        return effects + self._decode()
+
+    def tick(self, now_s: float) -> list[EntryEffect]:
+        """Look at every deadline, and try what waits again."""
+        effects: list[EntryEffect] = []
+        for generation in list(self._generations.values()):
+            waits = generation.state is State.WAITING
+            if now_s < (generation.patience_s if waits else generation.deadline_s):
+                continue
+            match generation.state:
+                case State.WAITING:
+                    error = generation.trouble or NoRoute(
+                        "no pipeline of live peers covers the model's layers", retry_after_s=5.0
+                    )
+                    effects += self._refuse(generation, error)
+                case State.OPENING:
+                    silent = [p for p in generation.peers if p not in generation.opened]
+                    effects += self._late(generation, silent, now_s)
+                case State.RUNNING:
+                    others = [p for p in generation.peers if p != self._me]
+                    effects += self._late(generation, others, now_s)
+        return effects + self._admit(now_s) + self._decode()
+
+    # ── inside: admission ────────────────────────────────────────────────────────────────────
+
+    def _check(self, request: Generate) -> None:
+        if self._draining:
+            raise NotServing("this peer is leaving")
+        if request.session in self._generations:
+            raise InvalidRequest("this session id is in use")
+        check_request(request, self._model)
+        if self.waiting >= self._limits.waiting_sessions:
+            raise Busy(f"{self.waiting} requests wait here already", retry_after_s=2.0)
+
+    def _admit(self, now_s: float) -> list[EntryEffect]:
+        """Open routes for what waits: repairs first, then the clients that have least running."""
+        effects: list[EntryEffect] = []
+        running = Counter(
+            g.identity for g in self._generations.values() if g.state is not State.WAITING
+        )
+        waiting = [g for g in self._generations.values() if g.state is State.WAITING]
+        while waiting:
+            waiting.sort(key=lambda g: (g.attempt == 0, running[g.identity], g.arrival))
+            generation = waiting.pop(0)
+            route = self._find_route(generation, now_s)
+            if route is None:
+                break
+            running[generation.identity] += 1
+            effects += self._open(generation, route, now_s)
+        return effects
+
+    def _find_route(self, generation: Generation, now_s: float) -> Route | None:
+        masked = self._failed.masked(now_s) | self._busy.masked(now_s)
+        usable = {p: held for p, held in self._serving.items() if p not in masked}
+        cost = float(generation.kv_tokens)
+        avoid = set(generation.request.avoid) - {self._me}
+        if avoid:
+            rest = {p: held for p, held in usable.items() if p not in avoid}
+            route = self._router.choose(self._me, rest, cost)
+            if route is not None:
+                return route
+        return self._router.choose(self._me, usable, cost)
+
+    def _open(self, generation: Generation, route: Route, now_s: float) -> list[EntryEffect]:
+        effects: list[EntryEffect] = []
+        generation.attempt += 1
+        generation.route = route
+        generation.opened = set()
+        generation.state = State.OPENING
+        generation.deadline_s = now_s + self._limits.open_deadline_s
+        generation.announce = True
+        for index, hop in enumerate(route):
+            last = hop is route[-1]
+            effects.append(
+                Send(
+                    hop.peer,
+                    Open(
+                        session=generation.request.session,
+                        attempt=generation.attempt,
+                        epoch=self._epoch,
+                        layers=hop.layers,
+                        entry=self._me,
+                        previous=route[index - 1].peer if index else self._me,
+                        next=None if last else route[index + 1].peer,
+                        kv_tokens=generation.kv_tokens,
+                        last=self._last_stage(generation) if last else None,
+                    ),
+                )
+            )
+        return effects
+
+    def _last_stage(self, generation: Generation) -> LastStage:
+        sampling = generation.request.sampling
+        needs_history = sampling.repetition_penalty != 1.0
+        return LastStage(sampling, tuple(generation.tokens) if needs_history else ())
+
+    # ── inside: tokens ───────────────────────────────────────────────────────────────────────
+
+    def _feed_all(self, generation: Generation, now_s: float) -> list[EntryEffect]:
+        """Prefill everything that is known; the last chunk's last position gives the next token."""
+        tokens = generation.tokens
+        generation.state = State.RUNNING
+        generation.deadline_s = (
+            now_s
+            + self._limits.token_deadline_s
+            + len(tokens) * self._limits.prefill_s_per_token * max(1, self.running)
+        )
+        chunk = self._limits.prefill_chunk_tokens
+        return [
+            Send(
+                self._me,
+                Forward(
+                    Phase.PREFILL,
+                    (generation.request.session,),
+                    (generation.attempt,),
+                    (start,),
+                    (min(chunk, len(tokens) - start),),
+                    (start + chunk >= len(tokens),),
+                    tuple(tokens[start : start + chunk]),
+                ),
+            )
+            for start in range(0, len(tokens), chunk)
+        ]
+
+    def _on_token(self, generation: Generation, token: int, now_s: float) -> list[EntryEffect]:
+        request = generation.request
+        index = generation.answered
+        generation.tokens.append(token)
+        generation.repairs = 0
+        generation.trouble = None
+        generation.deadline_s = now_s + self._limits.token_deadline_s
+        self.stats.tokens += 1
+        self._windows.returned(request.session)
+        finished: FinishReason | None = None
+        if token in request.eos and not request.ignore_eos:
+            finished = FinishReason.STOP
+        elif generation.answered >= request.max_new_tokens:
+            finished = FinishReason.LENGTH
+        pipeline = (
+            tuple((h.peer, h.layers) for h in generation.route) if generation.announce else ()
+        )
+        generation.announce = False
+        effects: list[EntryEffect] = [
+            Deliver(
+                generation.client, Delivered(request.session, index, (token,), finished, pipeline)
+            )
+        ]
+        if finished is not None:
+            self.stats.finished += 1
+            for peer in generation.peers:
+                self._failed.succeed(peer)
+            return [*effects, *self._drop(generation), *self._admit(now_s)]
+        self._windows.ready(generation.route, self._width(generation.route), request.session)
+        return effects
+
+    def _decode(self) -> list[EntryEffect]:
+        """Send the frames that the windows allow."""
+        effects: list[EntryEffect] = []
+        for sessions in self._windows.take(self._limits.decode_batch):
+            generations = [self._generations[session] for session in sessions]
+            effects.append(
+                Send(
+                    self._me,
+                    Forward(
+                        Phase.DECODE,
+                        tuple(sessions),
+                        tuple(g.attempt for g in generations),
+                        tuple(len(g.tokens) - 1 for g in generations),
+                        (1,) * len(sessions),
+                        (True,) * len(sessions),
+                        tuple(g.tokens[-1] for g in generations),
+                    ),
+                )
+            )
+        return effects
+
+    def _width(self, route: Route) -> int:
+        """One frame per machine on the way; stages that share a host share its cores."""
+        return len({self._hosts.get(hop.peer, hop.peer) for hop in route})
+
+    # ── inside: trouble ──────────────────────────────────────────────────────────────────────
+
+    def _late(
+        self, generation: Generation, silent: Sequence[PeerId], now_s: float
+    ) -> list[EntryEffect]:
+        error = DeadlineExceeded("the pipeline gave no answer in time")
+        for peer in silent:
+            self._failed.fail(peer, now_s)
+        at = silent[0] if silent else self._me
+        return self._trouble(generation, at, error, now_s, masked=True)
+
+    def _trouble(
+        self,
+        generation: Generation,
+        peer: PeerId,
+        error: HelixError,
+        now_s: float,
+        *,
+        masked: bool = False,
+    ) -> list[EntryEffect]:
+        """Leave `peer` out for a while and take another route."""
+        self._windows.returned(generation.request.session)
+        if peer == self._me and not isinstance(error, (Busy, NetworkError)):
+            return self._refuse(generation, error)
+        if generation.state is State.RUNNING or not isinstance(error, Busy):
+            generation.repairs += 1
+            self.stats.repairs += 1
+            if generation.state is State.RUNNING:
+                generation.patience_s = now_s + self._limits.waiting_s
+        generation.trouble = error
+        if generation.repairs > self._limits.repairs:
+            return self._refuse(generation, error)
+        effects = self._release(generation, lost=peer if masked else None)
+        if isinstance(error, CapacityError):
+            self._busy.fail(peer, now_s)
+        elif not masked:
+            self._failed.fail(peer, now_s)
+        generation.state = State.WAITING
+        return effects + self._admit(now_s)
+
+    def _refuse(self, generation: Generation, error: HelixError) -> list[EntryEffect]:
+        self.stats.refused += 1
+        refused = Refused(generation.request.session, failure_of(error))
+        return [*self._drop(generation), Deliver(generation.client, refused)]
+
+    def _drop(self, generation: Generation) -> list[EntryEffect]:
+        self._windows.returned(generation.request.session)
+        self._generations.pop(generation.request.session, None)
+        return self._release(generation)
+
+    def _release(self, generation: Generation, lost: PeerId | None = None) -> list[EntryEffect]:
+        """Free what the generation holds on its stages; there may be room for others now."""
+        effects: list[EntryEffect] = []
+        for peer in generation.peers:
+            self._busy.succeed(peer)
+            if peer != lost:
+                close = Close(generation.request.session, generation.attempt)
+                effects.append(Send(peer, close))
+        generation.route = ()
+        return effects
+
+    def _current(self, session: SessionId, attempt: int) -> Generation | None:
+        generation = self._generations.get(session)
+        return generation if generation is not None and generation.attempt == attempt else None

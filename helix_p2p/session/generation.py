@@ -1,0 +1,146 @@
+"""One generation at its entry peer: what was asked, what is known so far, where it runs.
+
+Always: `tokens` is the prompt followed by the answer and only ever grows; `attempt` rises with each
+pipeline that is opened.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from helix_p2p.errors import HelixError, InvalidRequest, PromptTooLong
+from helix_p2p.routing.route import Route
+from helix_p2p.session.effects import ClientKey
+from helix_p2p.session.messages import Generate
+from helix_p2p.types import SESSION_ID_BYTES, PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class EntryLimits:
+    """Bounds of one entry peer.
+
+    Attributes:
+        prefill_s_per_token: Added to a deadline for each token that is fed before the next one
+            can come; a slow CPU peer needs about 10 ms.
+        repairs: New routes without a single new token in between.
+    """
+
+    waiting_sessions: int = 256
+    waiting_s: float = 30.0
+    prefill_chunk_tokens: int = 256
+    decode_batch: int = 64
+    open_deadline_s: float = 5.0
+    token_deadline_s: float = 20.0
+    prefill_s_per_token: float = 0.02
+    repairs: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLimits:
+    """What the model takes."""
+
+    layers: int
+    context_tokens: int
+    vocab_size: int
+
+
+@dataclass(slots=True)
+class EntryStats:
+    """Counters since the start."""
+
+    accepted: int = 0
+    refused: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    tokens: int = 0
+    repairs: int = 0
+
+
+class State(Enum):
+    """In the queue, reserving its stages, or giving tokens."""
+
+    WAITING = auto()
+    OPENING = auto()
+    RUNNING = auto()
+
+
+@dataclass(slots=True)
+class Generation:
+    """A generation's state; only the entry machine changes it.
+
+    Attributes:
+        client: The stream that gets the tokens.
+        identity: Whose it is, for fairness.
+        request: As it came.
+        arrival: Order among all generations of this entry peer.
+        patience_s: While it waits: when it is refused.
+        tokens: Prompt and answer so far.
+        deadline_s: While it opens or runs: when its pipeline counts as dead.
+        route: The pipeline it is on; empty while it waits.
+        opened: Stages that reserved their room in this attempt.
+        repairs: New routes since the last token.
+        announce: Whether the client is yet to be told of the pipeline.
+        trouble: Why it is not running, if something failed.
+    """
+
+    client: ClientKey
+    identity: PeerId
+    request: Generate
+    arrival: int
+    patience_s: float
+    tokens: list[int]
+    deadline_s: float = 0.0
+    state: State = State.WAITING
+    attempt: int = 0
+    route: Route = ()
+    opened: set[PeerId] = field(default_factory=set)
+    repairs: int = 0
+    announce: bool = True
+    trouble: HelixError | None = None
+
+    @property
+    def answered(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def kv_tokens(self) -> int:
+        """Positions it can reach."""
+        return len(self.request.prompt) + self.request.max_new_tokens
+
+    @property
+    def peers(self) -> tuple[PeerId, ...]:
+        """Peers of its pipeline, in order."""
+        return tuple(hop.peer for hop in self.route)
+
+
+def check_request(request: Generate, model: ModelLimits) -> None:
+    """Refuse what no peer could serve.
+
+    Raises:
+        InvalidRequest: Token ids, lengths or sampling are out of range.
+        PromptTooLong: Prompt and answer exceed the model's context.
+    """
+    if len(request.session) != SESSION_ID_BYTES:
+        raise InvalidRequest(f"a session id is {SESSION_ID_BYTES} bytes")
+    if not request.prompt or request.max_new_tokens <= len(request.generated):
+        raise InvalidRequest("a prompt and at least one new token are needed")
+    longest = len(request.prompt) + request.max_new_tokens
+    if longest > model.context_tokens:
+        raise PromptTooLong(
+            f"prompt and answer take {longest} tokens, "
+            f"the model's context is {model.context_tokens}"
+        )
+    known = range(model.vocab_size)
+    if any(token not in known for token in (*request.prompt, *request.generated)):
+        raise InvalidRequest(f"token ids are 0 to {model.vocab_size - 1}")
+    sampling = request.sampling
+    if not (
+        0.0 <= sampling.temperature <= 100.0
+        and 0.0 < sampling.top_p <= 1.0
+        and sampling.top_k >= 0
+        and 0.0 < sampling.repetition_penalty <= 100.0
+    ):
+        raise InvalidRequest(
+            "temperature is 0 to 100, top_p in (0, 1], top_k at least 0, "
+            "repetition_penalty in (0, 100]"
+        )
