@@ -1,0 +1,124 @@
+"""Real libp2p on loopback: streams, and one clear error for each way to fail."""
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from helix_p2p.errors import ConfigError, PeerLost, PeerUnreachable
+from helix_p2p.identity import Identity
+from helix_p2p.net.libp2p import IDENTITY_FILE, Libp2pTransport
+from helix_p2p.net.transport import Stream
+
+ANN, BEN, EVE = (Identity(bytes([n]) * 32) for n in (1, 2, 3))
+
+
+@asynccontextmanager
+async def transport(
+    identity: Identity, folder: Path, **options: object
+) -> AsyncIterator[Libp2pTransport]:
+    started = await Libp2pTransport.start(
+        identity,
+        state_dir=folder / identity.peer_id,
+        **options,  # type: ignore[arg-type]
+    )
+    try:
+        yield started
+    finally:
+        await started.close()
+
+
+async def test_streams_are_authenticated_and_carry_large_buffers(tmp_path: Path) -> None:
+    async with transport(ANN, tmp_path) as ann, transport(BEN, tmp_path) as ben:
+        remotes = []
+
+        async def echo(stream: Stream) -> None:
+            remotes.append(stream.remote)
+            await stream.write(await stream.read_exactly(8), await stream.read_exactly(3_000_000))
+
+        await ben.serve("/echo", echo)
+        stream = await ann.open(BEN.peer_id, "/echo", addresses=ben.addresses)
+        payload = os.urandom(3_000_000)
+        writer = asyncio.create_task(stream.write(b"12345678", memoryview(payload)))
+        assert await stream.read_exactly(8) == b"12345678"
+        assert await stream.read_exactly(3_000_000) == payload
+        await writer
+        assert stream.remote == BEN.peer_id
+        assert remotes == [ANN.peer_id]
+        with pytest.raises(PeerLost):  # its handler is done
+            await stream.read_exactly(1)
+        with pytest.raises(PeerLost):
+            await stream.write(b"x")
+        await stream.close()
+
+
+async def test_close_leaves_no_daemon_and_no_socket_behind(tmp_path: Path) -> None:
+    async with transport(ANN, tmp_path) as ann:
+        pid = ann.daemon_pid
+        key = tmp_path / ANN.peer_id / IDENTITY_FILE
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+        assert key.read_bytes() == ANN.to_libp2p()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_dial_failures_say_why(tmp_path: Path) -> None:
+    async with transport(ANN, tmp_path) as ann, transport(BEN, tmp_path) as ben:
+        with pytest.raises(PeerUnreachable, match="protocols not supported"):
+            await ann.open(BEN.peer_id, "/none", addresses=ben.addresses)
+        with pytest.raises(PeerUnreachable, match="connection refused"):
+            await ann.open(EVE.peer_id, "/x", addresses=["/ip4/127.0.0.1/tcp/1"])
+        with pytest.raises(PeerUnreachable):
+            await ann.open(EVE.peer_id, "/x", addresses=ben.addresses)  # somebody else is there
+
+
+async def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        listen = [f"/ip4/127.0.0.1/tcp/{taken.getsockname()[1]}"]
+        with pytest.raises(ConfigError, match="port is in use"):
+            async with transport(ANN, tmp_path, listen=listen):
+                pass
+
+
+async def test_one_of_several_bootstraps_suffices(tmp_path: Path) -> None:
+    with socket.socket() as mute:  # accepts and says nothing
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        silent = f"/ip4/127.0.0.1/tcp/{mute.getsockname()[1]}/p2p/{EVE.peer_id}"
+        async with transport(ANN, tmp_path) as ann:
+            bootstrap = [silent, *ann.addresses]
+            async with asyncio.timeout(4), transport(BEN, tmp_path, bootstrap=bootstrap) as ben:
+                await ben.serve("/x", _nothing)
+                await (await ann.open(BEN.peer_id, "/x")).close()
+
+
+async def test_no_bootstrap_answering_is_one_clear_line_in_time(tmp_path: Path) -> None:
+    dead = [f"/ip4/127.0.0.1/tcp/1/p2p/{EVE.peer_id}"]
+    with pytest.raises(PeerUnreachable, match=r"no bootstrap node answered.*connection refused"):
+        async with transport(ANN, tmp_path, bootstrap=dead):
+            pass
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        silent = [f"/ip4/127.0.0.1/tcp/{mute.getsockname()[1]}/p2p/{EVE.peer_id}"]
+        with pytest.raises(PeerUnreachable, match=r"did not answer in 0\.5 s"):
+            async with transport(ANN, tmp_path, bootstrap=silent, bootstrap_timeout_s=0.5):
+                pass
+
+
+@pytest.mark.parametrize("address", ["nonsense", "/ip4/127.0.0.1/tcp/1", "/ip4/1.2.3.4/tcp/1/p2p/"])
+async def test_malformed_bootstrap_addresses_are_refused(tmp_path: Path, address: str) -> None:
+    with pytest.raises(ConfigError):
+        async with transport(ANN, tmp_path, bootstrap=[address]):
+            pass
+
+
+async def _nothing(stream: Stream) -> None:
+    return None
