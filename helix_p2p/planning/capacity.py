@@ -1,0 +1,164 @@
+"""T'_i(range): what each peer can carry, in whole thousandths of a token per second.
+
+One table answers every later question, so search, flow, certificate and validation cannot disagree.
+A peer that holds an end of the model also holds the embedding or the head, which leaves less room
+for KV cache, and needs no network on that side (its tokens come from or go to clients). Hence four
+columns of capacity per peer: in the middle, first, last, and the whole model.
+
+Always: integers, so that flow = cut is exact; 0 where the range does not fit in memory.
+Source: T(k) is Helix (ASPLOS 2025, §4.2); folding uplink and downlink into it is exact as long as
+no pairwise link binds (docs/planning.md).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from helix_p2p.cluster.model import ModelSpec
+from helix_p2p.cluster.profile import TYPICAL_CONTEXT_TOKENS, PeerProfile
+from helix_p2p.cluster.snapshot import Snapshot
+from helix_p2p.types import LayerRange, PeerId
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+MIDDLE, FIRST, LAST, WHOLE = 0, 1, 2, 3
+"""Columns of the table; FIRST | LAST == WHOLE."""
+
+MTOKENS = 1000
+"""Thousandths of a token per second in one token per second."""
+
+CAPACITY_LIMIT_MTOKENS = 10**12
+"""No peer serves a thousand million tokens per second; keeps sums far inside 64 bits."""
+
+
+@dataclass(frozen=True)
+class Capacities:
+    """Capacities of every peer for every length of range at every kind of place.
+
+    Attributes:
+        layers: L.
+        peers: Ascending, as in the snapshot.
+        mtokens_per_s: [peers, 4, L + 1] by place (MIDDLE, FIRST, LAST, WHOLE) and length.
+    """
+
+    layers: int
+    peers: tuple[PeerId, ...]
+    mtokens_per_s: Ints
+
+    @cached_property
+    def index(self) -> dict[PeerId, int]:
+        """Row of each peer."""
+        return {peer: row for row, peer in enumerate(self.peers)}
+
+    @cached_property
+    def longest(self) -> Ints:
+        """[peers, 4]: the most layers each peer can hold at each kind of place, 0 for none."""
+        lengths = np.arange(self.layers + 1)
+        most: Ints = (lengths * (self.mtokens_per_s > 0)).max(axis=2).astype(np.int64)
+        return most
+
+    @cached_property
+    def best(self) -> Ints:
+        """[peers, L + 1]: the capacity at the most favourable place."""
+        most: Ints = self.mtokens_per_s.max(axis=1)
+        return most
+
+    @cached_property
+    def kind(self) -> Ints:
+        """[peers]: peers with equal rows are interchangeable and share a number."""
+        flat = self.mtokens_per_s.reshape(len(self.peers), -1)
+        numbers: dict[bytes, int] = {}
+        rows = [numbers.setdefault(row.tobytes(), len(numbers)) for row in flat]
+        return np.array(rows, dtype=np.int64)
+
+    def of(self, peer: int, layers: LayerRange) -> int:
+        """Capacity of the peer in row `peer` when it holds `layers`; 0 when they do not fit."""
+        if layers.end > self.layers:
+            return 0
+        place = (FIRST if layers.start == 0 else 0) | (LAST if layers.end == self.layers else 0)
+        return int(self.mtokens_per_s[peer, place, len(layers)])
+
+    def of_layout(self, starts: Ints, ends: Ints) -> Ints:
+        """[peers]: capacities when peer i holds [starts[i], ends[i]); empty ranges give 0."""
+        place = np.where(starts == 0, FIRST, 0) | np.where(ends == self.layers, LAST, 0)
+        held = ends - starts
+        rows = np.arange(len(self.peers))
+        return np.where(held > 0, self.mtokens_per_s[rows, place, np.maximum(held, 0)], 0)
+
+
+def capacities_of(snapshot: Snapshot) -> Capacities:
+    """Build the table of a snapshot."""
+    model = snapshot.model
+    table = np.zeros((len(snapshot.peers), 4, model.layers + 1), dtype=np.int64)
+    for row, profile in enumerate(snapshot.peers):
+        for place in (MIDDLE, FIRST, LAST, WHOLE):
+            rate = _rates(model, profile, place)
+            rate = np.minimum(rate, _network_tokens_per_s(model, profile, place))
+            table[row, place, 1:] = np.minimum(
+                np.floor(rate * MTOKENS + 1e-6), CAPACITY_LIMIT_MTOKENS
+            )
+    lengths = np.arange(model.layers + 1)
+    # A range that begins at neither end leaves out a layer on both sides, and so on.
+    table[:, MIDDLE, lengths > model.layers - 2] = 0
+    table[:, FIRST, lengths > model.layers - 1] = 0
+    table[:, LAST, lengths > model.layers - 1] = 0
+    table[:, WHOLE, lengths < model.layers] = 0
+    return Capacities(model.layers, tuple(p.peer for p in snapshot.peers), table)
+
+
+def extra_bytes(model: ModelSpec, place: int) -> int:
+    """What a peer at this place holds besides its layers."""
+    return (model.embedding_bytes if place & FIRST else 0) + (
+        model.head_bytes if place & LAST else 0
+    )
+
+
+def kv_sessions(model: ModelSpec, memory_bytes: int, layers: LayerRange) -> float:
+    """Typical requests whose KV cache fits beside the weights of `layers`; never below 0."""
+    session_bytes = len(layers) * _kv_bytes_per_layer(model)
+    return max(0.0, (memory_bytes - model.weight_bytes(layers)) / session_bytes)
+
+
+def _kv_bytes_per_layer(model: ModelSpec) -> int:
+    return max(1, model.kv_bytes_per_token * min(TYPICAL_CONTEXT_TOKENS, model.context_tokens))
+
+
+def _rates(model: ModelSpec, profile: PeerProfile, place: int) -> Floats:
+    """[L]: tokens/s for 1..L layers by compute and memory alone; 0 where they do not fit."""
+    lengths = np.arange(1, model.layers + 1)
+    weights = lengths * float(model.layer_bytes) + extra_bytes(model, place)
+    free = float(profile.memory_bytes) - weights
+    if profile.speed is None:
+        # T(k) was measured elsewhere; the ends take away so many layers' worth of memory.
+        given = np.zeros(model.layers)
+        known = min(model.layers, len(profile.tokens_per_s))
+        given[:known] = np.nan_to_num(profile.tokens_per_s[:known], nan=0.0, posinf=0.0)
+        lost = extra_bytes(model, place) / max(1, model.layer_bytes)
+        fits = (free >= 0) & (lengths + lost <= known)
+        return np.where(fits, np.maximum(given, 0.0), 0.0)
+    session_bytes = lengths * float(_kv_bytes_per_layer(model))
+    batches, seconds = zip(*profile.speed.decode, strict=True)
+    batch = np.clip(free / session_bytes, 1.0, float(batches[-1]))
+    step_s = lengths * np.interp(batch, batches, seconds)
+    if place & LAST:
+        step_s = step_s + max(0.0, profile.speed.head_s)
+    # As in throughput_curve: an eighth of a typical context is the least that can serve.
+    return np.where(free >= session_bytes / 8, batch / step_s, 0.0)
+
+
+def _network_tokens_per_s(model: ModelSpec, profile: PeerProfile, place: int) -> float:
+    limit = float("inf")
+    if not place & LAST:
+        limit = min(limit, _tokens(profile.uplink_bytes_per_s, model.activation_bytes))
+    if not place & FIRST:
+        limit = min(limit, _tokens(profile.downlink_bytes_per_s, model.activation_bytes))
+    return limit
+
+
+def _tokens(bytes_per_s: float | None, activation_bytes: int) -> float:
+    if bytes_per_s is None:
+        return float("inf")
+    return bytes_per_s / max(1, activation_bytes) if bytes_per_s > 0 else 0.0
