@@ -197,3 +197,16 @@ class PeerGone:
 
     peer: PeerId
     leaving: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """On a link between peers: I live. Both ends send it; the links use it up themselves.
+
+    Attributes:
+        number: Asks for an echo, so that the round trip is measured; 0 asks for nothing.
+        echo: The number that this answers; 0 when it answers none.
+    """
+
+    number: int = 0
+    echo: int = 0

@@ -26,6 +26,7 @@ Message = (
     | m.PushPlan
     | m.PushProof
     | m.PushRevocations
+    | m.Heartbeat
     | s.Generate
     | s.Cancel
     | s.Delivered
@@ -58,6 +59,7 @@ TYPE_OF_NUMBER: dict[int, type[Message]] = {
     17: m.PushPlan,
     18: m.PushProof,
     19: m.PushRevocations,
+    20: m.Heartbeat,
     32: s.Generate,
     33: s.Cancel,
     34: s.Delivered,
