@@ -4,22 +4,22 @@ Two peers whose manifests have equal hashes hold equal weights; the hash stands 
 and announcements. A client that knows the hash can take the manifest, and through it the tokenizer
 and the chat template, from any peer without trusting it.
 
-The bytes are JSON, so that people can read `manifest.json` in a cache folder. The hash is over the
-bytes as stored; `encode` always gives the same bytes for the same manifest (fields in the order of
-declaration, files ascending by name, no spaces).
+The hash is over the canonical bytes (codec.py) of everything but the name: people call one model by
+many names, and its folder as they like. What is stored and sent, `manifest.json`, is JSON, so that
+people can read it.
 
 Always: file names are plain names that cannot leave a folder, unique and ascending; hashes are
 lower-case hex SHA-256.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import msgspec
 
+from helix_p2p import codec
 from helix_p2p.errors import DecodeError
 
 MANIFEST_NAME = "manifest.json"
@@ -37,6 +37,7 @@ SHARED_NAMES = frozenset(
         "special_tokens_map.json",
         "chat_template.jinja",
         "chat_template.json",
+        "added_tokens.json",
     }
 )
 """Files a client may need; weights are never shared this way."""
@@ -75,7 +76,7 @@ class Manifest:
     """What the model is made of.
 
     Attributes:
-        name: What people call it, `org/name` or a folder's name.
+        name: What people call it, `org/name` or a folder's name; no part of the hash.
         architecture: The model class in its configuration, e.g. `LlamaForCausalLM`.
         layers: Decoder layers L.
         vocab_size: Token ids are below this.
@@ -108,8 +109,9 @@ class Manifest:
 
     @property
     def manifest_hash(self) -> str:
-        """Hex SHA-256 of `encoded`; the model's name in the swarm."""
-        return hashlib.sha256(self.encoded).hexdigest()
+        """Hex SHA-256 over all but the name; what the model is called in the swarm."""
+        body = codec.encode(replace(self, name=""))
+        return codec.sha256(b"helix-p2p/manifest\x00" + body).hex()
 
     def file(self, name: str) -> ManifestFile | None:
         """The entry of one file."""
@@ -139,16 +141,17 @@ def decode_manifest(data: bytes, *, manifest_hash: str | None = None) -> Manifes
 
     Args:
         data: Bytes from a file or from a peer.
-        manifest_hash: What the bytes must hash to, when that is known.
+        manifest_hash: What the manifest must hash to, when that is known.
 
     Raises:
         DecodeError: Too long, not a manifest, or of another hash.
     """
     if len(data) > MANIFEST_LIMIT_BYTES:
         raise DecodeError(f"a manifest of {len(data)} bytes; at most {MANIFEST_LIMIT_BYTES}")
-    if manifest_hash is not None and hashlib.sha256(data).hexdigest() != manifest_hash:
-        raise DecodeError(f"this manifest is not the one of model {manifest_hash[:12]}")
     try:
-        return msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, ValueError, RecursionError, OverflowError) as error:
         raise DecodeError(f"not a manifest: {error}") from error
+    if manifest_hash is not None and manifest.manifest_hash != manifest_hash:
+        raise DecodeError(f"this manifest is not the one of model {manifest_hash[:12]}")
+    return manifest

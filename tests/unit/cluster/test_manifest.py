@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from helix_p2p.cluster.manifest import Manifest, ManifestFile, decode_manifest, make_manifest
@@ -50,3 +52,10 @@ def test_a_name_that_could_leave_the_folder_is_refused(name: str):
 def test_files_twice_are_refused():
     with pytest.raises(ValueError, match="each once"):
         manifest(ManifestFile("x", 1, SHA), ManifestFile("x", 2, SHA))
+
+
+def test_the_name_is_no_part_of_the_hash_and_all_else_is():
+    one = manifest(ManifestFile("a.json", 1, SHA))
+    assert replace(one, name="my copy").manifest_hash == one.manifest_hash
+    assert replace(one, layers=5).manifest_hash != one.manifest_hash
+    assert manifest(ManifestFile("a.json", 2, SHA)).manifest_hash != one.manifest_hash
