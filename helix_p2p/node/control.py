@@ -1,0 +1,79 @@
+"""Answers the control plane's questions: plan, members, the model's small files, status, probes.
+
+Always: an answer comes from memory, at once; files are those of the manifest that are shared, never
+a path; a probe's size is bounded.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from helix_p2p.errors import InvalidRequest, ProtocolError
+from helix_p2p.identity import Signed
+from helix_p2p.membership.messages import (
+    FileReply,
+    GetFile,
+    GetMembers,
+    GetPlan,
+    GetStatus,
+    MembersReply,
+    PlanReply,
+    Probe,
+    ProbeReply,
+    StatusReply,
+)
+from helix_p2p.net.channel import Channel
+from helix_p2p.net.transport import Buffer
+from helix_p2p.wire.registry import Message
+
+PROBE_LIMIT_BYTES = 8 * 1024 * 1024
+
+
+class ControlService:
+    """What `net.requests.serve_requests` asks.
+
+    Args:
+        plan: A plan by hash, the highest adopted one for an empty hash.
+        members: Announcements that are fresh here, our own among them.
+        files: The model's shared files by name, `manifest.json` among them.
+        status: How this node is, JSON-able.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: Callable[[bytes], Signed | None],
+        members: Callable[[], tuple[Signed, ...]],
+        files: Mapping[str, bytes],
+        status: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self._plan = plan
+        self._members = members
+        self._files = files
+        self._status = status
+
+    async def answer(
+        self, _channel: Channel, message: Message, payload: bytearray
+    ) -> tuple[Message, Buffer]:
+        """Answer one question.
+
+        Raises:
+            ProtocolError: This is not a question.
+            InvalidRequest: A probe asks for too much.
+        """
+        match message:
+            case GetPlan(wanted):
+                return PlanReply(self._plan(wanted)), b""
+            case GetMembers():
+                return MembersReply(self._members()), b""
+            case GetFile(name):
+                body = self._files.get(name)
+                return FileReply(name, body is not None), body or b""
+            case GetStatus():
+                return StatusReply(), json.dumps(self._status()).encode()
+            case Probe(size_bytes):
+                if not 0 <= size_bytes <= PROBE_LIMIT_BYTES:
+                    raise InvalidRequest(f"a probe takes at most {PROBE_LIMIT_BYTES} bytes")
+                return ProbeReply(len(payload)), bytes(size_bytes)
+            case _:
+                raise ProtocolError(f"{type(message).__name__} is not a question")

@@ -1,0 +1,401 @@
+"""Drives the serving machines with real IO: links to peers, client streams, the engine's thread.
+
+One request's way through this file: `on_client_message(Generate)` → entry machine → `Open` to the
+stages (ourselves included) → `Forward` → stage machine → `RunStep` → engine thread → `SendRows` to
+the next stage, or `Sampled` to the entry peer → `Delivered` to the client.
+
+Always: the machines are touched on the event loop only; effects are carried out in order, those
+that effects cause behind them; a message to ourselves never leaves the process.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from helix_p2p.engine import wireformat
+from helix_p2p.engine.contract import Engine, SampleRequest, StepResult
+from helix_p2p.engine.contract import StepRow as EngineRow
+from helix_p2p.errors import CapacityError, HelixError, PeerLost, ProtocolError
+from helix_p2p.node.compute import ComputeThread
+from helix_p2p.node.config import ServingLimits
+from helix_p2p.planning.plan import Placement
+from helix_p2p.routing.admission import KvLedger
+from helix_p2p.routing.route import Router
+from helix_p2p.session.effects import (
+    ClientKey,
+    CloseCache,
+    Deliver,
+    Effect,
+    OpenCache,
+    RunStep,
+    Send,
+    SendRows,
+)
+from helix_p2p.session.entry import EntryMachine
+from helix_p2p.session.generation import EntryLimits, ModelLimits
+from helix_p2p.session.messages import (
+    Cancel,
+    Close,
+    Delivered,
+    Forward,
+    Generate,
+    Open,
+    Opened,
+    Phase,
+    Refused,
+    Sampled,
+    StageFailed,
+    check_forward,
+    check_sampled,
+)
+from helix_p2p.session.stage import StageLimits, StageMachine
+from helix_p2p.types import LayerRange, PeerId
+from helix_p2p.wire.framing import Buffer
+from helix_p2p.wire.registry import Message
+
+log = logging.getLogger(__name__)
+
+Tokens = tuple[int, ...]
+RowPayload = Tokens | torch.Tensor
+"""A row's input: token ids on a first stage, `[count, d_model]` elsewhere."""
+
+
+class PeerLinks(Protocol):
+    """Sends to neighbours without waiting; see `net.links.LinkPool`."""
+
+    def send(
+        self, peer: PeerId, message: Message, payload: Buffer = b"", *, urgent: bool = False
+    ) -> None:
+        """Queue a message.
+
+        Raises:
+            Busy: The peer does not keep up.
+        """
+
+
+class ClientStream(Protocol):
+    """Sends to one client without waiting."""
+
+    def send(self, message: Message) -> None:
+        """Queue a message; a client that does not read is cut off by the stream itself."""
+
+
+@dataclass(slots=True)
+class ServingCounters:
+    """What this peer computed since it started."""
+
+    steps: int = 0
+    decode_rows: int = 0
+    prefill_tokens: int = 0
+    busy_s: float = 0.0
+
+
+class Serving:
+    """This peer's stages and the generations it is the entry peer of.
+
+    Args:
+        me: This peer.
+        engine: Owned by `compute`'s thread.
+        compute: The engine's thread.
+        links: To other peers.
+        limits: Queues and deadlines.
+        clock: Monotonic seconds.
+        vocab_size: Token ids are below this.
+    """
+
+    def __init__(
+        self,
+        me: PeerId,
+        engine: Engine,
+        compute: ComputeThread,
+        links: PeerLinks,
+        limits: ServingLimits,
+        clock: Callable[[], float],
+    ) -> None:
+        spec = engine.spec
+        self._me = me
+        self._engine = engine
+        self._compute = compute
+        self._links = links
+        self._clock = clock
+        self._d_model = spec.d_model
+        self._layers = spec.layers
+        self._ledger = KvLedger(0)
+        self._stage: StageMachine[RowPayload] = StageMachine(
+            me,
+            self._ledger,
+            StageLimits(limits.decode_batch, limits.prefill_chunk_tokens, limits.session_idle_s),
+        )
+        self._router = Router(spec.layers)
+        self._entry = EntryMachine(
+            me,
+            ModelLimits(spec.layers, spec.context_tokens, spec.vocab_size),
+            self._router,
+            EntryLimits(
+                waiting_sessions=limits.waiting_sessions,
+                waiting_s=limits.waiting_s,
+                prefill_chunk_tokens=limits.prefill_chunk_tokens,
+                decode_batch=limits.decode_batch,
+                token_deadline_s=limits.token_deadline_s,
+            ),
+        )
+        self._clients: dict[ClientKey, ClientStream] = {}
+        self._effects: deque[Effect[RowPayload]] = deque()
+        self._carrying_out = False
+        self._outputs: torch.Tensor | None = None
+        self._offsets: list[int] = []
+        self.counters = ServingCounters()
+
+    # ── what the node knows ──────────────────────────────────────────────────────────────────
+
+    @property
+    def entry(self) -> EntryMachine:
+        """For status and metrics; only this class gives it inputs."""
+        return self._entry
+
+    @property
+    def stage(self) -> StageMachine[RowPayload]:
+        """For status and metrics; only this class gives it inputs."""
+        return self._stage
+
+    @property
+    def ledger(self) -> KvLedger:
+        """For status and metrics."""
+        return self._ledger
+
+    @property
+    def idle(self) -> bool:
+        """No session runs or waits here."""
+        return not (self._stage.sessions or self._entry.running or self._entry.waiting)
+
+    def follow(self, placement: Placement) -> None:
+        """A new plan: its flows become the weights of the walk."""
+        self._router.follow(placement)
+
+    def serve(self, layers: LayerRange | None, *, draining: bool = False) -> None:
+        """Which layers new sessions may use here, and how much KV room there is."""
+        self._ledger.resize(self._engine.kv_capacity_token_layers)
+        self._stage.serve(layers, draining=draining)
+
+    def see(
+        self,
+        serving: Mapping[PeerId, LayerRange],
+        hosts: Mapping[PeerId, str],
+        epoch: int,
+        *,
+        draining: bool = False,
+    ) -> None:
+        """Who serves what now, ourselves included."""
+        self._do(self._entry.see(serving, hosts, epoch, self._clock(), draining=draining))
+
+    def tick(self) -> None:
+        """Look at deadlines; call it ten times a second."""
+        now_s = self._clock()
+        self._do(self._stage.tick(now_s))
+        self._do(self._entry.tick(now_s))
+
+    # ── clients ──────────────────────────────────────────────────────────────────────────────
+
+    def add_client(self, key: ClientKey, stream: ClientStream) -> None:
+        """A client's stream was opened."""
+        self._clients[key] = stream
+
+    def remove_client(self, key: ClientKey) -> None:
+        """A client's stream ended; what it had running is freed."""
+        if self._clients.pop(key, None) is not None:
+            self._do(self._entry.on_client_lost(key, self._clock()))
+
+    def on_client_message(self, key: ClientKey, identity: PeerId, message: Message) -> None:
+        """A frame from a client.
+
+        Raises:
+            ProtocolError: Clients do not send this.
+        """
+        match message:
+            case Generate():
+                self._do(self._entry.on_generate(key, identity, message, self._clock()))
+            case Cancel(session):
+                self._do(self._entry.on_cancel(key, session, self._clock()))
+            case _:
+                raise ProtocolError(f"a client does not send {type(message).__name__}")
+
+    # ── peers ────────────────────────────────────────────────────────────────────────────────
+
+    def on_peer_message(self, sender: PeerId, message: Message, payload: Buffer) -> None:
+        """A frame from another peer, or from ourselves.
+
+        Raises:
+            ProtocolError: Peers do not send this, or it is malformed.
+        """
+        now_s = self._clock()
+        match message:
+            case Forward():
+                check_forward(message)
+                rows = self._rows(message, payload)
+                self._do(self._stage.on_forward(sender, message, rows, now_s))
+            case Sampled():
+                check_sampled(message)
+                self._do(self._entry.on_sampled(sender, message, now_s))
+            case Open():
+                self._do(self._stage.on_open(sender, message, now_s))
+            case Opened():
+                self._do(self._entry.on_opened(sender, message, now_s))
+            case Close():
+                self._do(self._stage.on_close(sender, message))
+            case StageFailed():
+                self._do(self._entry.on_stage_failed(sender, message, now_s))
+            case _:
+                raise ProtocolError(f"a peer does not send {type(message).__name__}")
+
+    def on_peer_lost(self, peer: PeerId) -> None:
+        """A link broke, fell silent, or could not be opened."""
+        self._do(self._stage.on_peer_lost(peer))
+        self._do(self._entry.on_peer_lost(peer, self._clock()))
+
+    # ── effects ──────────────────────────────────────────────────────────────────────────────
+
+    def _do(self, effects: Iterable[Effect[RowPayload]]) -> None:
+        self._effects.extend(effects)
+        if self._carrying_out:
+            return
+        self._carrying_out = True
+        try:
+            while self._effects:
+                self._carry_out(self._effects.popleft())
+        finally:
+            self._carrying_out = False
+
+    def _carry_out(self, effect: Effect[RowPayload]) -> None:
+        match effect:
+            case Send(to, message):
+                self._send(to, message)
+            case SendRows(to, message, rows):
+                self._send_rows(to, message, rows)
+            case Deliver(to, message):
+                self._deliver(to, message)
+            case RunStep():
+                self._run_step(effect)
+            case OpenCache():
+                self._compute.submit(
+                    lambda: self._engine.open(effect.session, effect.layers, effect.kv_tokens),
+                    lambda _: None,
+                    lambda error: self._do(
+                        self._stage.on_cache_failed(effect.session, _typed(error))
+                    ),
+                )
+            case CloseCache(session):
+                self._compute.submit(
+                    lambda: self._engine.close(session), lambda _: None, _log_failure
+                )
+
+    def _send(self, to: PeerId, message: Message, payload: Buffer = b"") -> None:
+        if to == self._me:
+            self.on_peer_message(self._me, message, payload)
+            return
+        urgent = not isinstance(message, Forward) or message.phase is Phase.DECODE
+        try:
+            self._links.send(to, message, payload, urgent=urgent)
+        except CapacityError as error:
+            log.warning("%s does not keep up: %s", to, error)
+            self.on_peer_lost(to)
+
+    def _send_rows(self, to: PeerId, message: Forward, rows: Sequence[int]) -> None:
+        hidden = self._outputs
+        assert hidden is not None
+        if len(rows) + 1 != len(self._offsets):
+            hidden = torch.cat([hidden[self._offsets[r] : self._offsets[r + 1]] for r in rows])
+        columns = Forward(
+            message.phase,
+            message.sessions,
+            message.attempts,
+            message.positions,
+            message.counts,
+            message.sample,
+            dtype=wireformat.dtype_name(hidden.dtype),
+        )
+        self._send(to, columns, wireformat.to_bytes(hidden))
+
+    def _deliver(self, to: ClientKey, message: Delivered | Refused) -> None:
+        stream = self._clients.get(to)
+        if stream is not None:
+            stream.send(message)
+
+    # ── steps ────────────────────────────────────────────────────────────────────────────────
+
+    def _rows(self, message: Forward, payload: Buffer) -> list[RowPayload]:
+        """Cut a frame into rows."""
+        rows: list[RowPayload] = []
+        total, start = sum(message.counts), 0
+        if message.tokens:
+            if any(not 0 <= token < self._engine.spec.vocab_size for token in message.tokens):
+                raise ProtocolError("a token that the model does not know")
+            source: Tokens | torch.Tensor = message.tokens
+        else:
+            source = wireformat.from_bytes(payload, message.dtype, total, self._d_model)
+        for count in message.counts:
+            rows.append(source[start : start + count])
+            start += count
+        return rows
+
+    def _run_step(self, step: RunStep[RowPayload]) -> None:
+        self._compute.submit(
+            lambda: self._step(step),
+            lambda result: self._step_done(step, result),
+            lambda error: self._step_failed(step, error),
+        )
+
+    def _step(self, step: RunStep[RowPayload]) -> StepResult:
+        """On the engine's thread."""
+        start_s = self._clock()
+        rows = [
+            EngineRow(
+                row.session,
+                row.position,
+                row.count,
+                None
+                if row.last is None
+                else SampleRequest(row.last.sampling, row.position + row.count, row.history),
+            )
+            for row in step.rows
+        ]
+        payloads = [row.payload for row in step.rows]
+        tensors = [p for p in payloads if isinstance(p, torch.Tensor)]
+        tokens = [token for p in payloads if not isinstance(p, torch.Tensor) for token in p]
+        if step.takes_tokens == bool(tensors):
+            raise ProtocolError("a first stage takes tokens, every other one activations")
+        if tensors:
+            hidden = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+            result = self._engine.step(step.layers, rows, hidden=hidden)
+        else:
+            result = self._engine.step(step.layers, rows, tokens=tokens)
+        self.counters.busy_s += self._clock() - start_s
+        return result
+
+    def _step_done(self, step: RunStep[RowPayload], result: StepResult) -> None:
+        self.counters.steps += 1
+        if step.phase is Phase.DECODE:
+            self.counters.decode_rows += len(step.rows)
+        else:
+            self.counters.prefill_tokens += sum(row.count for row in step.rows)
+        self._outputs = result.hidden
+        self._offsets = [0]
+        for row in step.rows:
+            self._offsets.append(self._offsets[-1] + row.count)
+        self._do(self._stage.on_step_done(result.tokens or (None,) * len(step.rows)))
+
+    def _step_failed(self, step: RunStep[RowPayload], error: BaseException) -> None:
+        log.warning("a step of %d sessions failed: %s", len(step.rows), error, exc_info=error)
+        self._do(self._stage.on_step_failed(_typed(error)))
+
+
+def _typed(error: BaseException) -> HelixError:
+    """The engine's own errors are typed; anything else is this peer's failure."""
+    return error if isinstance(error, HelixError) else PeerLost(f"the engine failed: {error!r}")
+
+
+def _log_failure(error: BaseException) -> None:
+    log.warning("the engine failed to close a cache: %s", error, exc_info=error)
