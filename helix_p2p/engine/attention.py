@@ -1,0 +1,237 @@
+"""Attention over a packed batch: many sessions' tokens side by side, each looking at its own cache.
+
+A step's rows lie one after another in one sequence of N tokens, so every matrix product of a layer
+runs once for all of them, whatever their positions and lengths. transformers' own layers do that
+when they are given (a) explicit positions, (b) a `Cache` whose `update` puts each row's keys where
+its session keeps them, and (c) an attention function, registered under a name of our own, that
+attends row by row; without a mask function of that name transformers makes no masks. The idea is
+vLLM's transformers backend. Always: a row sees its session's positions up to its own and nothing
+else. Architectures without that seam (bloom, falcon) run row by row with stock attention on the
+views that `update` returns.
+"""
+
+import itertools
+import weakref
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from transformers.cache_utils import Cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from helix_p2p.engine.kv import SessionKv
+
+_numbers = itertools.count()
+
+
+class Row(NamedTuple):
+    """One session's part of a packed batch: its tokens' place in it, the first one's position."""
+
+    kv: SessionKv
+    position: int
+    tokens: int
+    offset: int
+
+
+class PackedAttention(Cache):
+    """The cache and the attention function of one engine; good for one step at a time.
+
+    Attributes:
+        name: What transformers calls the attention function; unique in the process.
+    """
+
+    def __init__(self, *, stock: str | None = None, latent: bool = False) -> None:
+        """Make it known to transformers.
+
+        Args:
+            stock: Name of transformers' own attention for architectures without the seam.
+            latent: The layers expand what the cache returns (MLA), so they must get all of it.
+        """
+        super().__init__(layers=[])
+        self.packed = stock is None
+        self._latent = latent
+        self.name = stock or f"helix_packed_{next(_numbers)}"
+        self._rows: Sequence[Row] = ()
+        self._layer = 0
+        if self.packed:
+            me = weakref.ref(self)
+
+            def attend(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
+                alive = me()
+                assert alive is not None, "the engine is gone"
+                return alive.attend(*args, **kwargs)
+
+            ALL_ATTENTION_FUNCTIONS.register(self.name, attend)
+            weakref.finalize(self, ALL_ATTENTION_FUNCTIONS._global_mapping.pop, self.name, None)  # noqa: SLF001
+
+    def begin(self, rows: Sequence[Row]) -> None:
+        """Set the rows of the step that follows."""
+        assert self.packed or len(rows) == 1
+        self._rows = rows
+
+    def end(self) -> None:
+        """Forget the rows, and with them the sessions' memory."""
+        self._rows = ()
+
+    # ── what transformers calls ────────────────────────────────────────────────────────────────
+
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *args: Any,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write `[1, heads, N, dim]` keys and values into the rows' caches.
+
+        Returns:
+            The same tensors for packed attention, which finds the caches by itself; otherwise all
+            rows' whole caches one after another, `[1, heads, sum of T, dim]`.
+        """
+        self._layer = layer_idx
+        for kv, position, count, offset in self._rows:
+            stop, end = position + count, offset + count
+            kv.keys[layer_idx][:, position:stop] = key_states[0, :, offset:end]
+            kv.values[layer_idx][:, position:stop] = value_states[0, :, offset:end]
+        if self.packed and not self._latent:
+            return key_states, value_states
+        keys = [row.kv.keys[layer_idx][None, :, : row.position + row.tokens] for row in self._rows]
+        values = [
+            row.kv.values[layer_idx][None, :, : row.position + row.tokens] for row in self._rows
+        ]
+        if len(self._rows) == 1:
+            return keys[0], values[0]
+        return torch.cat(keys, 2), torch.cat(values, 2)
+
+    def attend(
+        self,
+        module: torch.nn.Module,  # noqa: ARG002
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,  # noqa: ARG002
+        *,
+        scaling: float | None = None,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        s_aux: torch.Tensor | None = None,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> tuple[torch.Tensor, None]:
+        """Attend row by row.
+
+        Args:
+            module: The attention module; not needed.
+            query: `[1, heads, N, key_dim]`.
+            key: `[1, kv_heads, _, key_dim]`; read only where the cache is latent.
+            value: `[1, kv_heads, _, value_dim]`; likewise, else for its shape only.
+            attention_mask: None, since there is no mask function.
+            scaling: Of the scores.
+            sliding_window: How many positions back a token sees, itself included.
+            softcap: Scores become softcap · tanh(score / softcap).
+            s_aux: `[heads]`, attention sinks: a score that takes weight and gives no value.
+            **kwargs: What other attention functions need.
+
+        Returns:
+            `[1, N, heads, value_dim]`.
+        """
+        _, heads, tokens, dim = query.shape
+        kv_heads, value_dim = value.shape[1], value.shape[3]
+        groups = heads // kv_heads
+        scale = dim**-0.5 if scaling is None else scaling
+        out = query.new_empty(tokens, heads, value_dim)
+        expanded = 0
+        for kv, position, count, offset in self._rows:
+            stop = position + count
+            first = max(0, position - sliding_window + 1) if sliding_window else 0
+            if self._latent:
+                keys = key[0, :, expanded + first : expanded + stop]
+                values = value[0, :, expanded + first : expanded + stop]
+                expanded += stop
+            else:
+                keys = kv.keys[self._layer][:, first:stop]
+                values = kv.values[self._layer][:, first:stop]
+            mask = _mask(position, count, first, sliding_window, query.device)
+            if softcap is not None or s_aux is not None:
+                rows = query[0, :, offset : offset + count].reshape(kv_heads, groups, count, dim)
+                sinks = None if s_aux is None else s_aux.view(kv_heads, groups, 1, 1)
+                got = _attend_plainly(rows, keys, values, mask, scale, softcap, sinks)
+            elif count == 1:
+                # the query heads of a group take the place of positions: no key is repeated
+                rows = query[0, :, offset].reshape(1, kv_heads, groups, dim)
+                got = F.scaled_dot_product_attention(rows, keys[None], values[None], scale=scale)
+                out[offset] = got.view(heads, value_dim)
+                continue
+            else:
+                rows = query[0, :, offset : offset + count].reshape(kv_heads, groups, count, dim)
+                got = F.scaled_dot_product_attention(
+                    rows,
+                    keys[:, None].expand(-1, groups, -1, -1),
+                    values[:, None].expand(-1, groups, -1, -1),
+                    attn_mask=mask,
+                    scale=scale,
+                )
+            out[offset : offset + count] = got.reshape(heads, count, value_dim).transpose(0, 1)
+        return out[None], None
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
+        """Positions before the step; only a lone row has an answer that means something."""
+        return self._rows[0].position if len(self._rows) == 1 else 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Keys that the one row sees, and the first one's position."""
+        return self.get_seq_length(layer_idx) + query_length, 0
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:  # noqa: ARG002
+        """No bound of its own."""
+        return -1
+
+
+def _mask(
+    position: int, count: int, first: int, window: int | None, device: torch.device
+) -> torch.Tensor | None:
+    """`[count, keys]`, True where a query may look; None where it may look everywhere."""
+    if count == 1:
+        return None
+    queries = torch.arange(position, position + count, device=device)[:, None]
+    keys = torch.arange(first, position + count, device=device)[None, :]
+    allowed = keys <= queries
+    return allowed & (keys > queries - window) if window else allowed
+
+
+def _attend_plainly(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attention written out, for what the fused kernels do not know; softmax in float32.
+
+    Args:
+        query: `[kv_heads, groups, count, dim]`.
+        keys: `[kv_heads, T, dim]`.
+        values: `[kv_heads, T, value_dim]`.
+        mask: `[count, T]` or None.
+        scale: Of the scores.
+        softcap: See `attend`.
+        sinks: `[kv_heads, groups, 1, 1]` or None.
+
+    Returns:
+        `[kv_heads, groups, count, value_dim]`.
+    """
+    scores = torch.matmul(query, keys[:, None].transpose(2, 3)) * scale
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.float()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    if sinks is None:
+        weights = torch.softmax(scores, -1)
+    else:
+        sinks = sinks.float().expand(*scores.shape[:3], 1)
+        weights = torch.softmax(torch.cat([scores, sinks], -1), -1)[..., :-1]
+    return torch.matmul(weights.to(values.dtype), values[:, None])

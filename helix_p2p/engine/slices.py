@@ -1,0 +1,349 @@
+"""Slices of a model: loading single layers, and running any sub-range of what is loaded.
+
+The model's own class is built without memory, its list of layers cut to the wanted ones and
+everything that is not wanted replaced by `Absent`; transformers' `from_pretrained` then fills in
+just these tensors, with its own key conversions (fused experts and the like). Layers keep the index
+they were built with, so whatever depends on it stays right. Always: a tensor that is missing,
+unexpected, of another shape or not finite is a `ModelError` before anything is served; a loaded
+slice owns its memory and no longer needs the files.
+"""
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.utils import logging as _transformers_logging
+
+from helix_p2p.engine.architecture import Absent, Architecture
+from helix_p2p.engine.checkpoint import Checkpoint, layer_of, renumber
+from helix_p2p.errors import ModelError, OutOfMemory
+
+logger = logging.getLogger(__name__)
+transformers_logging: Any = _transformers_logging  # which is untyped
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSlice:
+    """Weights in memory.
+
+    Attributes:
+        layers: Decoder layers by their index in the whole model.
+        shell: The outer model without layers; parts that are not loaded are `Absent`.
+        start: Whether the shell has the parts before the layers.
+        end: Whether it has the parts after them and the head.
+        weight_bytes: Memory of all of it, shared tensors once.
+    """
+
+    layers: Mapping[int, nn.Module]
+    shell: nn.Module
+    start: bool
+    end: bool
+    weight_bytes: int
+
+
+def load_slice(
+    architecture: Architecture,
+    checkpoint: Checkpoint,
+    indices: Sequence[int],
+    *,
+    start: bool,
+    end: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+    attention: str,
+) -> LoadedSlice:
+    """Read layers and, where wanted, the ends.
+
+    Args:
+        architecture: Of the checkpoint.
+        checkpoint: Where the tensors lie.
+        indices: Decoder layers, ascending.
+        start: Also what runs before the layers.
+        end: Also what runs after them.
+        dtype: To hold the weights in.
+        device: To hold them on.
+        attention: Name of the attention function.
+
+    Raises:
+        ModelError: The checkpoint does not fit its configuration, or holds numbers that are not.
+        OutOfMemory: The device refused.
+    """
+    wanted = _wanted(architecture, checkpoint, indices, start=start, end=end)
+    stored = checkpoint.read(set(wanted.values()))
+    state = {name: stored[source] for name, source in wanted.items()}
+    try:
+        model = _fill(architecture, indices, state, start, end, dtype, attention)
+        mapped = {tensor.untyped_storage().data_ptr() for tensor in stored.values()}
+        del state, stored
+        _settle(model, mapped, device)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(f"no memory for {len(indices)} layers on {device}") from error
+    inner = model.get_submodule(architecture.decoder)
+    layers = dict(zip(indices, getattr(inner, architecture.layers), strict=True))
+    size = weight_bytes([model])
+    setattr(inner, architecture.layers, nn.ModuleList())
+    return LoadedSlice(layers, model, start, end, size)
+
+
+def weight_bytes(modules: Sequence[nn.Module]) -> int:
+    """Memory of all parameters, tensors that share it counted once."""
+    sizes = {}
+    for module in modules:
+        for parameter in module.parameters():
+            storage = parameter.untyped_storage()
+            sizes[storage.data_ptr(), storage.nbytes()] = storage.nbytes()
+    return sum(sizes.values())
+
+
+def _wanted(
+    architecture: Architecture,
+    checkpoint: Checkpoint,
+    indices: Sequence[int],
+    *,
+    start: bool,
+    end: bool,
+) -> dict[str, str]:
+    """Tensor names as the cut model knows them, with the names they have in the checkpoint."""
+    number = {index: place for place, index in enumerate(indices)}
+    before = set(architecture.before)
+    wanted = {}
+    for name in checkpoint.files:
+        index = layer_of(name, architecture.layers)
+        if index is not None:
+            if index in number:
+                wanted[renumber(name, architecture.layers, number[index])] = name
+        elif start if before.intersection(name.split(".")[:-1]) else end:
+            wanted[name] = name  # checkpoints may call the head otherwise, so it is all the rest
+    if end:
+        for target, source in architecture.tied.items():
+            wanted.pop(target, None)
+            tail = source.removeprefix(architecture.decoder + ".")
+            found = [n for n in checkpoint.files if n in (source, tail) or n.endswith(f".{tail}")]
+            wanted[target] = found[0] if found else source
+            if not found:
+                raise ModelError(f"{checkpoint.folder} has no tensor {source}")
+    return wanted
+
+
+def _fill(
+    architecture: Architecture,
+    indices: Sequence[int],
+    state: dict[str, torch.Tensor],
+    start: bool,
+    end: bool,
+    dtype: torch.dtype,
+    attention: str,
+) -> nn.Module:
+    def cut(model: nn.Module) -> None:
+        inner = model.get_submodule(architecture.decoder)
+        whole = getattr(inner, architecture.layers)
+        setattr(inner, architecture.layers, nn.ModuleList([whole[index] for index in indices]))
+        for name in () if start else architecture.before:
+            setattr(inner, name, Absent())
+        for name in () if end else architecture.after:
+            setattr(inner, name, Absent())
+        for name in () if end else architecture.head:
+            model.set_submodule(name, Absent())
+
+    base: Any = architecture.model_class
+
+    class Sliced(base):  # type: ignore[misc]
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            cut(self)
+
+    Sliced.__name__, Sliced.__module__ = base.__name__, base.__module__
+    Sliced.__qualname__ = base.__qualname__
+    config = copy.deepcopy(architecture.config)
+    config.tie_word_embeddings = False
+    transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        model, info = Sliced.from_pretrained(
+            None,
+            config=config,
+            state_dict=state,
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
+        )
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ModelError(f"the weights do not fit the configuration: {error}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    for problem, names in (
+        ("lacks", info.get("missing_keys")),
+        ("has unexpected", info.get("unexpected_keys")),
+        ("has tensors of another shape:", info.get("mismatched_keys")),
+    ):
+        if names:
+            first = min(str(name) for name in names)
+            raise ModelError(
+                f"the checkpoint {problem} {len(names)} tensors, first {first}",
+                hint="config.json and weights do not belong together, or a download is not whole",
+            )
+    filled: nn.Module = model
+    return filled.eval().requires_grad_(requires_grad=False)
+
+
+def _settle(model: nn.Module, mapped: set[int], device: torch.device) -> None:
+    """Move parameters to the device, or out of the mapped file; check that they are finite."""
+    moved: dict[int, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        low, high = torch.aminmax(parameter.data)
+        if not bool(torch.isfinite(low) & torch.isfinite(high)):
+            raise ModelError(
+                f"tensor {name} holds NaN or infinite numbers", hint="download it again"
+            )
+        key = parameter.data_ptr()
+        if key not in moved:
+            data = parameter.data.to(device)
+            if data.untyped_storage().data_ptr() in mapped or not data.is_contiguous():
+                data = data.clone(memory_format=torch.contiguous_format)
+            moved[key] = data
+        parameter.data = moved[key]
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+
+
+class Span:
+    """Runs layers [start, end) of loaded modules through the model's own inner forward."""
+
+    def __init__(
+        self, architecture: Architecture, shell: nn.Module, start: int, layers: Sequence[nn.Module]
+    ) -> None:
+        self._first = _Entry(layers[0]) if start > 0 else None
+        inner = _shallow(shell.get_submodule(architecture.decoder))
+        listed = [self._first or layers[0], *layers[1:]]
+        setattr(inner, architecture.layers, nn.ModuleList(listed))
+        for name in architecture.after:
+            setattr(inner, name, Absent())
+        config: Any = architecture.config_for(start, start + len(layers))
+        outer: Any = shell.config
+        config._attn_implementation = outer._attn_implementation  # noqa: SLF001
+        object.__setattr__(inner, "config", config)
+        self._inner = inner
+        self._takes_positions = architecture.config.model_type != "bloom"
+
+    def run(
+        self,
+        *,
+        tokens: torch.Tensor | None,
+        hidden: torch.Tensor | None,
+        positions: torch.Tensor,
+        cache: Any,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """One forward.
+
+        Args:
+            tokens: `[1, N]` ids, for a span that starts at 0.
+            hidden: `[1, N, d_model]` otherwise.
+            positions: `[1, N]`.
+            cache: Holds the rows.
+            mask: `[1, T]` of ones, for stock attention.
+
+        Returns:
+            `[1, N, d_model]`.
+        """
+        given: dict[str, Any] = {"position_ids": positions} if self._takes_positions else {}
+        if self._first is None:
+            given["input_ids"] = tokens
+        else:
+            given["inputs_embeds"] = self._first.incoming = hidden
+        out = self._inner(attention_mask=mask, past_key_values=cache, use_cache=True, **given)
+        if self._first is not None:
+            self._first.incoming = None
+        result: torch.Tensor = out.last_hidden_state
+        return result
+
+
+class Head:
+    """Final norm and head through the model's own outer forward, with its scales and caps."""
+
+    def __init__(self, architecture: Architecture, shell: nn.Module) -> None:
+        inner = shell.get_submodule(architecture.decoder)
+        names = sorted(architecture.after, key=lambda name: name == "project_out")
+        after = _After([getattr(inner, name) for name in names])
+        *path, last = architecture.decoder.split(".")
+        self._outer = owner = _shallow(shell)
+        for name in path:
+            child = _shallow(getattr(owner, name))
+            setattr(owner, name, child)
+            owner = child
+        setattr(owner, last, after)
+
+    def run(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits.
+
+        Args:
+            hidden: `[rows, d_model]`.
+
+        Returns:
+            `[rows, vocab]`.
+        """
+        logits: torch.Tensor = self._outer(inputs_embeds=hidden[None], use_cache=False).logits[0]
+        return logits
+
+
+class _Entry(nn.Module):
+    """The first layer of a span: takes the incoming hidden state, whatever runs before it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.incoming: torch.Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layer"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if args:
+            return self.layer(self.incoming, *args[1:], **kwargs)
+        kwargs["hidden_states"] = self.incoming
+        return self.layer(**kwargs)
+
+
+class _After(nn.Module):
+    """Stands for the whole inner model: only what it runs after its layers."""
+
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, *args: Any, inputs_embeds: torch.Tensor, **kwargs: Any) -> "_Output":  # noqa: ARG002
+        for part in self.parts:
+            inputs_embeds = part(inputs_embeds)
+        return _Output(inputs_embeds)
+
+
+class _Output:
+    """What an inner model returns, as far as any outer model looks: the hidden state, else None."""
+
+    def __init__(self, hidden: torch.Tensor) -> None:
+        self.last_hidden_state = hidden
+
+    def __getitem__(self, index: Any) -> Any:
+        return (self.last_hidden_state,)[index]
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+def _shallow(module: nn.Module) -> nn.Module:
+    """A copy with its own table of submodules and the same submodules."""
+    copied = copy.copy(module)
+    copied._modules = dict(module._modules)  # noqa: SLF001
+    return copied
