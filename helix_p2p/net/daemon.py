@@ -248,7 +248,12 @@ class Daemon:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._take_stream(reader, writer))
         self._stream_tasks.add(task)
-        task.add_done_callback(self._stream_tasks.discard)
+        task.add_done_callback(self._stream_served)
+
+    def _stream_served(self, task: asyncio.Task[None]) -> None:
+        self._stream_tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("serving a stream failed", exc_info=error)
 
     async def _take_stream(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
