@@ -1,0 +1,151 @@
+"""Showing a node's status: as JSON for programs, as a page for people.
+
+Always: what is shown is what the node said, in people's units; nothing is computed here but layout.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from helix_p2p.cli.units import format_duration, format_size
+from helix_p2p.errors import DecodeError
+from helix_p2p.node.status import MemberStatus, NodeStatus, PlanStatus
+
+SHORT_ID_CHARACTERS = 8
+
+
+def print_status(said: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what a node said of itself.
+
+    Args:
+        said: The JSON object of a `NodeStatus`.
+        as_json: Print it as it is.
+
+    Raises:
+        DecodeError: It is not a status.
+    """
+    if as_json:
+        click.echo(json.dumps(said))
+        return
+    try:
+        status = msgspec.convert(said, NodeStatus)
+    except msgspec.ValidationError as error:
+        raise DecodeError(f"the node's status is of another version: {error}") from error
+    console = Console(highlight=False)
+    console.print(_summary(status))
+    if status.members:
+        console.print(_members(status))
+    if status.plan is not None:
+        console.print(flow_lines(status))
+
+
+def short(peer: str) -> str:
+    """The end of a peer id, which tells peers apart."""
+    return peer if len(peer) <= SHORT_ID_CHARACTERS else f"…{peer[-SHORT_ID_CHARACTERS:]}"
+
+
+def called(peer: str, members: tuple[MemberStatus, ...]) -> str:
+    """A peer's public name, or the end of its id."""
+    name = next((member.name for member in members if member.peer == peer), "")
+    return escape(name) or short(peer)
+
+
+def flow_lines(status: NodeStatus) -> str:
+    """The plan's edges, first those that start at the clients, each with its tokens per second."""
+    if status.plan is None:
+        return ""
+    held = {it.peer: f" {_layers((it.start, it.end))}" for it in status.plan.placement}
+
+    def end(peer: str | None, otherwise: str) -> str:
+        return otherwise if peer is None else called(peer, status.members) + held.get(peer, "")
+
+    order = {it.peer: number for number, it in enumerate(status.plan.placement)}
+    flows = sorted(
+        status.plan.flows, key=lambda it: -1 if it.source is None else order.get(it.source, 0)
+    )
+    return "\n".join(
+        f"  {end(flow.source, 'clients')} ─{flow.tokens_per_s:.1f} tokens/s─▶ "
+        f"{end(flow.target, 'answer')}"
+        for flow in flows
+    )
+
+
+def _summary(status: NodeStatus) -> Table:
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(style="bold")
+    rows.add_column()
+    rows.add_row(status.role, f"{status.peer}")
+    rows.add_row("state", f"{status.state}{f': {escape(status.detail)}' if status.detail else ''}")
+    rows.add_row(
+        "swarm",
+        f"{status.swarm} ({'invite-only' if status.trusted else 'open, untrusted'}), "
+        f"{len(status.members)} peers",
+    )
+    rows.add_row("model", f"{escape(status.model)}, {status.layers} layers {status.dtype}".rstrip())
+    if status.role == "peer":
+        rows.add_row("device", f"{escape(status.device)}, {format_size(status.memory_bytes)}")
+        rows.add_row("layers", _holding(status))
+        rows.add_row(
+            "sessions",
+            f"{status.entry_sessions} as entry peer, {status.stage_sessions} staged, "
+            f"{status.waiting_sessions} waiting; KV cache {status.kv_used:.0%} reserved",
+        )
+        rows.add_row(
+            "so far",
+            f"{status.tokens_delivered} tokens delivered, {status.failovers} failovers, "
+            f"up {format_duration(status.uptime_s)}",
+        )
+    for address in status.addresses:
+        rows.add_row("reach", escape(address))
+    if status.plan is not None:
+        rows.add_row("plan", plan_line(status.plan))
+        rows.add_row("planner", called(status.plan.planner, status.members))
+        if status.plan.bottleneck:
+            rows.add_row("bottleneck", escape(status.plan.bottleneck))
+    return rows
+
+
+def plan_line(plan: PlanStatus) -> str:
+    """Epoch, flow and certificate in one line."""
+    proof = "proven optimal" if plan.gap == 0 else f"gap {plan.gap:.1%}"
+    return (
+        f"epoch {plan.epoch}: {plan.tokens_per_s:.1f} tokens/s of at most "
+        f"{plan.bound_tokens_per_s:.1f} ({proof}), by {escape(plan.solver)} in "
+        f"{format_duration(plan.solve_s)}"
+    )
+
+
+def _holding(status: NodeStatus) -> str:
+    holds = _layers(status.holds)
+    if status.to_hold == status.holds:
+        return holds
+    return f"{holds}, {_layers(status.to_hold)} by plan ({status.loaded_layers} of them loaded)"
+
+
+def _members(status: NodeStatus) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("peer", "state", "layers", "by plan", "memory", "device", "RTT", "heard"):
+        table.add_column(heading)
+    planned = {it.peer: (it.start, it.end) for it in status.plan.placement} if status.plan else {}
+    for member in sorted(status.members, key=lambda it: (it.serving or (1 << 30, 0), it.peer)):
+        table.add_row(
+            called(member.peer, status.members) + (" (this)" if member.peer == status.peer else ""),
+            member.state,
+            _layers(member.serving),
+            _layers(planned.get(member.peer)),
+            format_size(member.memory_bytes),
+            escape(member.device),
+            "" if member.rtt_s is None else format_duration(member.rtt_s),
+            "" if member.age_s is None else f"{format_duration(member.age_s)} ago",
+        )
+    return table
+
+
+def _layers(layers: tuple[int, int] | None) -> str:
+    return "–" if layers is None else f"[{layers[0]}, {layers[1]})"

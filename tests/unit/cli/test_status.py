@@ -1,0 +1,96 @@
+"""The status page: what the node said, in people's units, whatever names peers give themselves."""
+
+import json
+
+import msgspec
+import pytest
+
+from helix_p2p.cli.status import print_status
+from helix_p2p.errors import DecodeError
+from helix_p2p.node.status import FlowStatus, LayerStatus, MemberStatus, NodeStatus, PlanStatus
+
+PLAN = PlanStatus(
+    epoch=1234,
+    hash="ab",
+    planner="12D3KooWplanner00",
+    issued_unix_s=0.0,
+    tokens_per_s=41.3,
+    bound_tokens_per_s=42.0,
+    gap=0.0167,
+    solver="beam",
+    solve_s=0.012,
+    placement=(LayerStatus("12D3KooWaaaaaaaa", 0, 12), LayerStatus("12D3KooWbbbbbbbb", 12, 30)),
+    flows=(
+        FlowStatus("12D3KooWaaaaaaaa", "12D3KooWbbbbbbbb", 41.3),
+        FlowStatus(None, "12D3KooWaaaaaaaa", 41.3),
+        FlowStatus("12D3KooWbbbbbbbb", None, 41.3),
+    ),
+    bottleneck="layer 3, held by 1 peer",
+)
+STATUS = NodeStatus(
+    role="peer",
+    peer="12D3KooWaaaaaaaa",
+    swarm="swarm-id",
+    trusted=True,
+    model="tiny",
+    manifest_hash="ab",
+    layers=30,
+    state="serving",
+    device="cpu",
+    memory_bytes=330_000_000,
+    holds=(0, 12),
+    to_hold=(0, 12),
+    plan=PLAN,
+    members=(
+        MemberStatus("12D3KooWaaaaaaaa", "serving", name="attic [red]", serving=(0, 12)),
+        MemberStatus("12D3KooWbbbbbbbb", "serving", serving=(12, 30), rtt_s=0.0042, age_s=2.0),
+    ),
+)
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+def test_page_shows_placement_plan_and_proof(capsys: pytest.CaptureFixture[str]) -> None:
+    print_status(msgspec.to_builtins(STATUS), as_json=False)
+    page = capsys.readouterr().out
+    for part in (
+        "serving",
+        "330 MB",
+        "[0, 12)",
+        "[12, 30)",
+        "epoch 1234: 41.3 tokens/s of at most 42.0 (gap 1.7%), by beam in 12 ms",
+        "layer 3, held by 1 peer",
+        "4.2 ms",
+        "…bbbbbbbb",
+    ):
+        assert part in page
+    flows = [line.strip() for line in page.splitlines() if "─▶" in line]
+    assert flows == [
+        "clients ─41.3 tokens/s─▶ attic [red] [0, 12)",
+        "attic [red] [0, 12) ─41.3 tokens/s─▶ …bbbbbbbb [12, 30)",
+        "…bbbbbbbb [12, 30) ─41.3 tokens/s─▶ answer",
+    ]
+
+
+def test_json_is_what_the_node_said(capsys: pytest.CaptureFixture[str]) -> None:
+    said = {"anything": 1}
+    print_status(said, as_json=True)
+    assert json.loads(capsys.readouterr().out) == said
+
+
+def test_status_of_another_version_is_one_typed_error() -> None:
+    with pytest.raises(DecodeError, match="another version"):
+        print_status({"role": 7}, as_json=False)
+
+
+def test_open_swarm_is_called_untrusted(capsys: pytest.CaptureFixture[str]) -> None:
+    print_status(
+        msgspec.to_builtins(
+            NodeStatus("bootstrap", "b", "open-x", False, "tiny", "", 8, "running")
+        ),
+        as_json=False,
+    )
+    assert "open, untrusted" in capsys.readouterr().out
