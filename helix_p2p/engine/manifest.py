@@ -1,9 +1,7 @@
-"""A model folder's contents by hash: what makes two peers sure that they hold the same weights.
+"""From a model folder to its manifest (cluster/manifest.py), and the checks that it is whole.
 
-The manifest lists config, safetensors shards and the small files that clients need (tokenizer, chat
-template), each with size and SHA-256; its own hash is the model's name in the swarm. Always: only
-safetensors are listed, never pickles; a folder that is not whole gives a `ModelError`, not a
-manifest; the folder's path and name are no part of the hash. SHA-256s are remembered on disk by
+Always: only config, safetensors and the small files that clients need are listed, never pickles; a
+folder that is not whole gives a `ModelError`, not a manifest. SHA-256s are remembered on disk by
 (path, size, mtime), so a second start reads nothing but headers.
 """
 
@@ -11,7 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,23 +17,17 @@ from typing import Any
 import msgspec
 import platformdirs
 
-from helix_p2p import codec
-from helix_p2p.errors import DecodeError, ModelError
+from helix_p2p.cluster.manifest import (
+    SHARED_FILE_LIMIT_BYTES,
+    SHARED_NAMES,
+    Manifest,
+    ManifestFile,
+    make_manifest,
+)
+from helix_p2p.errors import ModelError
 
 CONFIG_FILE = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
-SHAREABLE_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    CONFIG_FILE,
-    "generation_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-)
-"""What a client may ask a peer for: enough to turn a chat into token ids and back."""
-
-SHAREABLE_LIMIT_BYTES = 64 * 1024 * 1024
 HEADER_LIMIT_BYTES = 100_000_000
 """The safetensors library's own limit for a header."""
 READ_BYTES = 4 * 1024 * 1024
@@ -44,49 +36,7 @@ Progress = Callable[[str, int, int], None]
 """Called with (file, bytes hashed so far, bytes in all)."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """One file of the model, with a path relative to its folder."""
-
-    name: str
-    size_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a model consists of.
-
-    Attributes:
-        name: What people call it; no part of the hash.
-        architecture: The class that transformers would load, e.g. `LlamaForCausalLM`.
-        config_hash: Hex SHA-256 of the configuration without what does not change the model.
-        files: Ascending by name.
-    """
-
-    name: str
-    architecture: str
-    config_hash: str
-    files: tuple[FileEntry, ...]
-
-    @property
-    def manifest_hash(self) -> str:
-        """Hex SHA-256 of the canonical bytes."""
-        body = codec.encode((self.architecture, self.config_hash, self.files))
-        return codec.sha256(b"helix manifest 1\0" + body).hex()
-
-    @property
-    def shareable(self) -> tuple[str, ...]:
-        """Names of the small files that clients may fetch."""
-        return tuple(f.name for f in self.files if f.name in SHAREABLE_FILES)
-
-    @property
-    def size_bytes(self) -> int:
-        """All files together."""
-        return sum(f.size_bytes for f in self.files)
-
-
-def make_manifest(
+def read_manifest(
     folder: Path,
     *,
     name: str | None = None,
@@ -98,27 +48,32 @@ def make_manifest(
     Args:
         folder: Holds `config.json`, safetensors and tokenizer files.
         name: What people call the model; the folder's name when None.
-        cache: Where hashes are remembered; the user's cache folder when None.
+        cache: File in which hashes are remembered; one in the user's cache folder when None.
         progress: Told while files are hashed.
 
     Raises:
         ModelError: The folder is missing, not whole, or has no safetensors.
     """
     config = read_config(folder)
-    weights = weight_files(folder)
-    names = {CONFIG_FILE, *(path.name for path in weights)}
-    names |= {file for file in (INDEX_FILE, *SHAREABLE_FILES) if (folder / file).is_file()}
+    names = {path.name for path in weight_files(folder)}
+    names |= {file for file in (INDEX_FILE, *SHARED_NAMES) if (folder / file).is_file()}
     hashes = _HashCache(cache or Path(platformdirs.user_cache_dir("helix-p2p")) / "sha256.json")
     total = sum((folder / file).stat().st_size for file in names)
     done = 0
-    entries = []
+    files = []
     for file in sorted(names):
-        entry = hashes.entry(folder / file, progress and _offset(progress, file, done, total))
-        done += entry.size_bytes
-        entries.append(entry)
+        size, digest = hashes.of(folder / file, progress and _offset(progress, file, done, total))
+        done += size
+        shared = file in SHARED_NAMES and size <= SHARED_FILE_LIMIT_BYTES
+        files.append(ManifestFile(file, size, digest, shared))
     hashes.save()
-    return Manifest(
-        name or folder.resolve().name, architecture_of(config), _config_hash(config), tuple(entries)
+    return make_manifest(
+        name=name or folder.resolve().name,
+        architecture=architecture_of(config),
+        layers=_number(config, "num_hidden_layers", "n_layer", "num_layers"),
+        vocab_size=_number(config, "vocab_size"),
+        context_tokens=context_tokens(config),
+        files=files,
     )
 
 
@@ -210,31 +165,21 @@ def read_header(path: Path) -> dict[str, Any]:
     return result
 
 
-def read_shareable(folder: Path, manifest: Manifest) -> dict[str, bytes]:
-    """The small files that clients need, by name.
-
-    Raises:
-        ModelError: One has gone, or is too large to hand out.
-    """
-    files = {}
-    for entry in manifest.files:
-        if entry.name not in SHAREABLE_FILES:
-            continue
-        if entry.size_bytes > SHAREABLE_LIMIT_BYTES:
-            raise ModelError(f"{entry.name} is too large to share: {entry.size_bytes} bytes")
-        try:
-            files[entry.name] = (folder / entry.name).read_bytes()
-        except OSError as error:
-            raise ModelError(f"cannot read {folder / entry.name}: {error.strerror}") from error
-    return files
+def context_tokens(config: Mapping[str, Any]) -> int:
+    """Longest prompt and answer that the model was made for."""
+    for key in ("max_position_embeddings", "n_positions", "seq_length"):
+        value = config.get(key)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 2048  # bloom and falcon need not say; both were trained with 2048
 
 
-def _config_hash(config: dict[str, Any]) -> str:
-    kept = {key: value for key, value in config.items() if key not in _IDLE_CONFIG_KEYS}
-    return codec.sha256(codec.encode(kept)).hex()
-
-
-_IDLE_CONFIG_KEYS = frozenset({"transformers_version", "_name_or_path"})
+def _number(config: Mapping[str, Any], *keys: str) -> int:
+    for key in keys:
+        value = config.get(key)
+        if isinstance(value, int) and value > 0:
+            return value
+    raise ModelError(f"{CONFIG_FILE} has no {keys[0]}", hint="is it a language model's?")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -264,10 +209,11 @@ class _HashCache:
             self.known = msgspec.json.decode(
                 self.path.read_bytes(), type=dict[str, tuple[int, int, str]]
             )
-        except (OSError, msgspec.DecodeError, DecodeError):
+        except (OSError, msgspec.DecodeError):
             self.known = {}
 
-    def entry(self, path: Path, progress: Callable[[int], None] | None) -> FileEntry:
+    def of(self, path: Path, progress: Callable[[int], None] | None) -> tuple[int, str]:
+        """Size and SHA-256 of a file."""
         stat = path.stat()
         key = str(path.resolve())
         known = self.known.get(key)
@@ -282,7 +228,7 @@ class _HashCache:
             known = (stat.st_size, stat.st_mtime_ns, digest.hexdigest())
             self.known[key] = known
             self.changed = True
-        return FileEntry(path.name, known[0], known[2])
+        return known[0], known[2]
 
     def save(self) -> None:
         if not self.changed:

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
+from helix_p2p.cluster.manifest import Manifest
 from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.engine.architecture import Architecture
 from helix_p2p.engine.kv import KvGeometry
-from helix_p2p.engine.manifest import Manifest
 from helix_p2p.errors import ModelError
 
 
@@ -37,25 +37,16 @@ def spec_of(
     return ModelSpec(
         name=manifest.name,
         manifest_hash=manifest.manifest_hash,
-        layers=architecture.layer_count,
+        layers=manifest.layers,
         d_model=architecture.d_model,
-        vocab_size=int(architecture.config.vocab_size),
-        context_tokens=context_tokens(architecture),
+        vocab_size=manifest.vocab_size,
+        context_tokens=manifest.context_tokens,
         layer_bytes=max(_numel(layer) for layer in layers) * size,
         embedding_bytes=sum(_numel(getattr(inner, name)) for name in architecture.before) * size,
         head_bytes=sum(p.numel() for p in head.values()) * size,
         kv_bytes_per_token=kv_geometry(architecture, model, dtype).bytes_per_token,
         activation_bytes=architecture.d_model * size,
     )
-
-
-def context_tokens(architecture: Architecture) -> int:
-    """Longest prompt and answer that the model was made for."""
-    for name in ("max_position_embeddings", "n_positions", "seq_length"):
-        value = getattr(architecture.config, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return 2048  # bloom and falcon do not say; both were trained with 2048
 
 
 def kv_geometry(architecture: Architecture, model: nn.Module, dtype: torch.dtype) -> KvGeometry:

@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from helix_p2p.cluster.manifest import Manifest
 from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.engine.architecture import Absent, read_architecture
 from helix_p2p.engine.attention import PackedAttention, Row
 from helix_p2p.engine.checkpoint import open_checkpoint
 from helix_p2p.engine.contract import PreparedLayers, StepResult, StepRow
 from helix_p2p.engine.kv import KvPool
-from helix_p2p.engine.manifest import Manifest
 from helix_p2p.engine.sampling import sample
 from helix_p2p.engine.slices import Head, LoadedSlice, Span, load_slice, weight_bytes
 from helix_p2p.engine.spec import kv_geometry, spec_of

@@ -8,8 +8,9 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+from helix_p2p.cluster.manifest import Manifest
 from helix_p2p.engine.contract import StepRow
-from helix_p2p.engine.manifest import Manifest, make_manifest
+from helix_p2p.engine.manifest import read_manifest
 from helix_p2p.engine.torch_engine import EngineConfig, TorchEngine
 from helix_p2p.types import LayerRange, SessionId
 
@@ -104,7 +105,7 @@ def make_model(name: str, folder: Path, **changes: Any) -> torch.nn.Module:
 
 
 def manifest_of(folder: Path) -> Manifest:
-    return make_manifest(folder, cache=folder / "hashes")
+    return read_manifest(folder, cache=folder / "hashes")
 
 
 class Chain:
