@@ -70,11 +70,13 @@ class PublishedPlacement:
         case: `cluster/model/planner`, e.g. `single24/70b/ilp`.
         max_flow_tokens_per_s: As published.
         ranges: What each peer holds, by the names of `reference_snapshot`.
+        join_order: In which peers joined, where the rule depends on it; else empty.
     """
 
     case: str
     max_flow_tokens_per_s: float
     ranges: Mapping[PeerId, LayerRange]
+    join_order: tuple[PeerId, ...] = ()
 
 
 def reference_model(model: str) -> ModelSpec:
@@ -159,7 +161,8 @@ def published_placements(cluster: str, model: str) -> Mapping[str, PublishedPlac
         where, what, planner = case.split("/")
         if (where, what) == (cluster, model) and "kinds" not in said:
             ranges = dict(zip(names, (LayerRange(*r) for r in said["ranges"]), strict=True))
-            found[planner] = PublishedPlacement(case, said["max_flow"], ranges)
+            joined = tuple(names[index] for index in said.get("join_order", ()))
+            found[planner] = PublishedPlacement(case, said["max_flow"], ranges, joined)
     return found
 
 

@@ -1,0 +1,68 @@
+"""Petals' rule: each peer that joins takes the longest range it can, where the swarm is weakest.
+
+The range is the window whose throughputs, sorted ascending, are lexicographically least, the first
+of equals (Borzunov et al., "Petals", 2023, §3.2; `choose_best_blocks` in Petals' source). Peers
+join in the order of their ids, unless another order is given.
+
+Always: a peer holds as many layers as fit, whatever that does to its speed.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from helix_p2p.cluster.snapshot import Snapshot
+from helix_p2p.planning.baselines.finish import empty_layout, finished, stopwatch
+from helix_p2p.planning.capacity import FIRST, LAST, MIDDLE, WHOLE, Capacities, Ints, capacities_of
+from helix_p2p.planning.coverage import Layout
+from helix_p2p.planning.plan import Placement
+from helix_p2p.planning.planner import OnProgress, PlanOptions
+from helix_p2p.types import LayerRange, PeerId
+
+
+def plan_petals(
+    snapshot: Snapshot,
+    options: PlanOptions,
+    live: Placement | None = None,  # noqa: ARG001 (its peers choose once)
+    on_progress: OnProgress | None = None,
+) -> Placement:
+    """Place by Petals' rule.
+
+    Raises:
+        SwarmTooSmall: The rule leaves a layer to nobody.
+    """
+    elapsed_s = stopwatch(options)
+    capacities = capacities_of(snapshot)
+    layout = petals_layout(capacities)
+    return finished(snapshot, capacities, layout, "petals", elapsed_s(), on_progress)
+
+
+def petals_layout(capacities: Capacities, order: Sequence[PeerId] | None = None) -> Layout:
+    """The ranges that peers choose one after another, in this order of joining."""
+    layout = empty_layout(capacities)
+    served = np.zeros(capacities.layers, dtype=np.int64)
+    for peer in capacities.peers if order is None else order:
+        row = capacities.index[peer]
+        held = _choose(capacities, row, served)
+        if held is not None:
+            layout.starts[row], layout.ends[row] = held.start, held.end
+            served[held.start : held.end] += capacities.of(row, held)
+    return layout
+
+
+def _choose(capacities: Capacities, row: int, served: Ints) -> LayerRange | None:
+    layers, longest = capacities.layers, capacities.longest[row]
+    if longest[WHOLE]:
+        return LayerRange(0, layers)
+    # Petals' servers hold no embedding and no head; ours do at the ends and then hold fewer layers.
+    windows = [LayerRange(0, int(longest[FIRST]))] if longest[FIRST] else []
+    if longest[MIDDLE]:
+        windows += [
+            LayerRange(start, start + int(longest[MIDDLE]))
+            for start in range(1, layers - int(longest[MIDDLE]))
+        ]
+    if longest[LAST]:
+        windows.append(LayerRange(layers - int(longest[LAST]), layers))
+    if not windows:
+        return None
+    return min(windows, key=lambda held: (sorted(served[held.start : held.end]), held.start))
