@@ -4,6 +4,7 @@ Always: options are checked before anything is started or written; what is heavy
 command that needs it, so `--help` answers at once.
 """
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Any
@@ -149,21 +150,25 @@ def check_way_in(invite: str | None, bootstrap: tuple[str, ...], model: str | No
 
 @cli.command()
 @click.argument("address", required=False, type=MultiaddrsParam(with_peer=True))
+@click.option("--invite", envvar="HELIX_INVITE", help="To ask the peer at ADDRESS as a guest.")
 @state_dir_option("peer")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--verbose", is_flag=True, help="Show the trace when something fails.")
-def status(address: tuple[str, ...] | None, state_dir: Path, as_json: bool, **_: Any) -> None:
+def status(
+    address: tuple[str, ...] | None, invite: str | None, state_dir: Path, as_json: bool, **_: Any
+) -> None:
     """Show this machine's peer and the swarm as it sees it, or ask the peer at ADDRESS."""
-    from helix_p2p.cli.status import print_status
-
     from helix_p2p.cli.control import ask_status
+    from helix_p2p.cli.status import print_status
 
     if address is None:
         said = ask_status(state_dir)
+    elif invite is None:
+        raise ConfigError("a peer elsewhere answers members only", hint="give an --invite as well")
     else:
         from helix_p2p.node.remote import ask_remote_status
 
-        said = ask_remote_status(address[0])
+        said = asyncio.run(ask_remote_status(address[0], invite))
     print_status(said, as_json=as_json)
 
 
