@@ -96,12 +96,15 @@ def equivocation(first: Signed, second: Signed, swarm: str) -> PeerId | None:
     """Who is convicted by two plans: the signer of both, if they differ and share an epoch.
 
     Raises:
-        SignatureError: One of them is not signed by its planner.
+        SignatureError: A signature does not hold.
+        PlanRejected: One of them is not signed by its planner.
         DecodeError: One of them is not a plan.
     """
     if first.public_key != second.public_key or first.body == second.body:
         return None
     one, two = open_plan(first, swarm), open_plan(second, swarm)
+    _check_planner(one)
+    _check_planner(two)
     if one.plan.epoch != two.plan.epoch or one.hash == two.hash:
         return None
     return one.record.signer
@@ -179,7 +182,7 @@ class Adoption:
             effect.
 
         Raises:
-            SignatureError: It is not signed by its planner, or belongs to another swarm.
+            SignatureError: The signature does not hold, or is for another swarm.
             DecodeError: It is not a plan.
             PlanRejected: It breaks a rule.
             Equivocation: Its planner has signed another plan of the same epoch.
@@ -189,6 +192,7 @@ class Adoption:
             raise PlanRejected("known", "this plan was refused before")
         try:
             signed = open_plan(record, self._swarm)
+            _check_planner(signed)
             self._check_equivocation(signed)
             if self._is_known(signed):
                 return Offer.KNOWN, signed
@@ -272,6 +276,12 @@ class Equivocation(ProtocolError):
     def __init__(self, proof: PushProof) -> None:
         super().__init__(f"{proof.first.signer} signed two plans of one epoch")
         self.proof = proof
+
+
+def _check_planner(signed: SignedPlan) -> None:
+    """Or anyone could frame an honest planner with plans in its name."""
+    if signed.plan.planner != signed.record.signer:
+        raise PlanRejected("signature", "it is signed by another peer than its planner")
 
 
 def mark_of(plan: SignedPlan) -> HighWater:

@@ -132,6 +132,14 @@ class PlanRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class MessageRefused:
+    """A peer sent something that does not hold; the rest of its message was used."""
+
+    peer: PeerId
+    error: HelixError
+
+
+@dataclass(frozen=True, slots=True)
 class BecamePlanner:
     """This peer plans from now on."""
 
@@ -206,6 +214,7 @@ Effect = (
     | PlanPushed
     | PlanningFailed
     | PlanRefused
+    | MessageRefused
     | BecamePlanner
     | SteppedDown
     | MemberJoined

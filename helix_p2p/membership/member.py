@@ -5,21 +5,47 @@ Inputs are method calls, each with the time; each returns the effects to be carr
 `tick` several times a second, hands in every membership message, the DHT's answers and broken
 links, and says when this peer's own state changes.
 
-Always: nothing here waits, and nothing is sent or stored except through an effect.
+The parts: `view` (who is here), `adoption` (which plan), `election` (who plans), `gossip` (whom to
+tell), `Desk` (when to plan again). This module joins them: what one part learns, the others hear.
+
+Always: nothing here waits or raises for a peer's bad input; nothing is sent or stored except
+through an effect.
 """
 
 from collections.abc import Iterable
 from random import Random
 
-from helix_p2p.errors import HelixError
+from helix_p2p import codec
+from helix_p2p.cluster.announcement import Announcement, PeerState
+from helix_p2p.cluster.snapshot import Snapshot
+from helix_p2p.errors import CapacityError, HelixError, PlanRejected, SwarmTooSmall
 from helix_p2p.identity import Signed
+from helix_p2p.membership import effects as fx
+from helix_p2p.membership import messages as m
+from helix_p2p.membership.adoption import Adoption, Equivocation, Offer, mark_of, next_epoch
+from helix_p2p.membership.credentials import Role
+from helix_p2p.membership.detector import Verdict
+from helix_p2p.membership.drafting import Draft, draft, same_decision, sign_plan
 from helix_p2p.membership.effects import Effect, MemberMessage
+from helix_p2p.membership.election import LEASE_KIND, Election, Step, Surroundings
+from helix_p2p.membership.gossip import RUMOURS_PER_MESSAGE, Gossip
 from helix_p2p.membership.own import MemberConfig, OwnState
-from helix_p2p.membership.timing import Now
-from helix_p2p.planning.plan import Placement
-from helix_p2p.types import PeerId
+from helix_p2p.membership.pulls import Pulls
+from helix_p2p.membership.records import life_left_s, member_key, member_keys
+from helix_p2p.membership.replanning import Desk
+from helix_p2p.membership.timing import SLOT_S, Now
+from helix_p2p.membership.trust import Trust
+from helix_p2p.membership.view import PLANNABLE, MembershipView, News, weighty_change
+from helix_p2p.membership.voice import Voice
+from helix_p2p.planning.plan import Placement, SignedPlan
+from helix_p2p.types import LayerRange, PeerId
 
 Effects = tuple[Effect, ...]
+
+CONTACTS_PER_ROUND = 32
+MEMBERS_PER_REPLY = 256
+OMITTED_AFTER_S = 2 * SLOT_S
+"""A plan that leaves out someone who has been here for so long is worth an alarm."""
 
 
 class Member:
@@ -28,52 +54,589 @@ class Member:
     Args:
         config: What does not change.
         rng: Chance: ping targets and jitter.
+        now: Time of birth.
+
+    Raises:
+        HandshakeRefused: Our own credentials do not hold.
     """
 
-    def __init__(self, config: MemberConfig, rng: Random) -> None:
+    def __init__(self, config: MemberConfig, rng: Random, now: Now) -> None:
         self.config = config
-        self.rng = rng
+        self._me = me = config.identity.peer_id
+        self._timing = timing = config.timing
+        self.trust = Trust(me, config.swarm, config.root_public_key)
+        roles = self.trust.admit(config.credentials, me, now.unix_s)
+        self._may_plan = config.may_plan and config.model is not None and Role.PLANNER in roles
+        self.view = MembershipView(
+            me, config.swarm, config.manifest_hash, self.trust.admit, timing, config.most_members
+        )
+        self.adoption = Adoption(config.swarm, config.validate, timing, config.high_water)
+        self.election = Election(me, timing, rng, now.s)
+        self._voice = Voice(config, may_plan=self._may_plan, now=now)
+        self._gossip = Gossip(me, rng, config.ping_everyone_up_to, config.fan_out)
+        self._desk = Desk(timing)
+        self._pulls = Pulls(timing)
+        self._draft: Draft | None = None
+        self._out: list[Effect] = []
+        self._ticked_s = self._changed_s = now.s
+        self._ping_due_s = self._publish_due_s = self._look_up_due_s = now.s
+        self._heard_s: float | None = None
+        self._looked_up = False
+        self._skewed = False
+        self._left = False
+        self._plan_seen_s = now.s
+        self._audited = b""
+
+    # ── what others may ask ─────────────────────────────────────────────────────────────────────
+
+    @property
+    def peer_id(self) -> PeerId:
+        """This peer."""
+        return self._me
+
+    @property
+    def own(self) -> OwnState:
+        """What this peer says of itself."""
+        return self._voice.own
+
+    @property
+    def plan(self) -> SignedPlan | None:
+        """The adopted plan."""
+        return self.adoption.current
+
+    @property
+    def planner(self) -> PeerId | None:
+        """Who holds the lease, as far as is known."""
+        return self.election.holder
+
+    @property
+    def is_planner(self) -> bool:
+        """Whether this peer plans."""
+        return self.election.is_planner
+
+    def announcements(self) -> dict[PeerId, Announcement]:
+        """Everyone's latest word, our own included."""
+        everyone = {entry.peer: entry.announcement for entry in self.view}
+        everyone[self._me] = self._voice.announcement
+        return everyone
+
+    def serving(self) -> dict[PeerId, LayerRange]:
+        """Which layers are loaded where and may be routed over, this peer included."""
+        serving = self.view.serving()
+        own = self._voice.own
+        if own.serving is not None and own.state is PeerState.SERVING:
+            serving[self._me] = own.serving
+        return serving
+
+    def snapshot(self) -> Snapshot | None:
+        """What a planner would plan over now; None without a model."""
+        basis = self._make_draft()
+        return basis.snapshot if basis else None
+
+    def records(self) -> tuple[Signed, ...]:
+        """Members' signed announcements, to be kept for a restart without bootstrap nodes."""
+        return tuple(entry.record for entry in self.view)
+
+    def accepts_epoch(self, epoch: int, now: Now) -> bool:
+        """Whether data messages of this epoch are taken, else they get `StaleEpoch`."""
+        return self.adoption.accepts_epoch(epoch, now.s)
+
+    # ── inputs ──────────────────────────────────────────────────────────────────────────────────
 
     def tick(self, now: Now) -> Effects:
         """Time passes; call it every 0.1–0.5 s."""
-        raise NotImplementedError
+        if self._left:
+            return ()
+        if now.s - self._ticked_s > self._timing.silence_s / 2:
+            self.view.forgive(now.s - self._ticked_s)  # we stood still, not they
+            self._heard_s = now.s if self._heard_s is not None else None
+        self._ticked_s = now.s
+        self._look_up(now)
+        self._talk(now)
+        self._check_members(now)
+        self._check_clock()
+        for peer, plan_hash in self._pulls.due(now.s):
+            self._send(peer, m.GetPlan(plan_hash))
+        self._elect(now)
+        self._start_planning(now)
+        self._audit(now)
+        return self._drain()
 
     def set_own(self, own: OwnState, now: Now) -> Effects:
-        """This peer's state changed; it is announced at once."""
-        raise NotImplementedError
+        """This peer's state changed; it is announced at once (at most every `publish_gap_s`)."""
+        if own == self._voice.own or self._left:
+            return ()
+        before = self._voice.announcement
+        self._voice.change(own, self.plan, now)
+        if weighty_change(before, self._voice.announcement):
+            self._membership_changed(now, at_once=False)
+        self._talk(now)
+        return self._drain()
 
     def leave(self, now: Now) -> Effects:
-        """Last words: tell everyone that this peer has left. Ticks have no effect after it."""
-        raise NotImplementedError
+        """Last words: tell everyone that this peer has left. Nothing has an effect after it."""
+        if self._left:
+            return ()
+        if self.election.is_planner:
+            self.election.resign(now.s)
+            self._stepped_down("this peer leaves")
+        self._voice.change(OwnState(state=PeerState.LEFT), self.plan, now)
+        for peer in self._gossip.targets(self._members()):
+            self._ping(peer, now)
+            self._send(peer, m.PeerGone(self._me, leaving=True))
+        self._publish(now)
+        self._left = True
+        return self._drain()
 
     def on_message(self, peer: PeerId, message: MemberMessage, now: Now) -> Effects:
         """A message from an authenticated, admitted peer."""
-        raise NotImplementedError
+        if self._left:
+            return ()
+        try:
+            self._take(peer, message, now)
+        except HelixError as error:
+            self._out.append(fx.MessageRefused(peer, error))
+        return self._drain()
 
     def on_records(self, records: Iterable[Signed], now: Now) -> Effects:
         """What a look-up found in the DHT, or a cache on disk; also when it found nothing."""
-        raise NotImplementedError
+        self._looked_up = True
+        for record in records:
+            self._learn(record, self._me, now)
+        return self._drain()
 
     def on_peer_lost(self, peer: PeerId, now: Now) -> Effects:
         """An open stream broke or fell silent: the peer is probed, and gone if that fails."""
-        raise NotImplementedError
+        entry = self.view.get(peer)
+        if entry is not None:
+            entry.detector.link_lost(now.s)
+            self._check_members(now)
+        return self._drain()
 
     def on_unreachable(self, peer: PeerId, now: Now) -> Effects:
         """A `SendTo` could not be delivered: the dial failed."""
-        raise NotImplementedError
+        entry = self.view.get(peer)
+        if entry is not None:
+            entry.detector.unreachable(now.s)
+            self._check_members(now)
+        self.view.drop_contact(peer)
+        return self._drain()
 
     def on_high_water_persisted(self, plan_hash: bytes, now: Now) -> Effects:
         """The mark of this plan is on disk."""
-        raise NotImplementedError
+        previous = self.adoption.current
+        plan = self.adoption.persisted(plan_hash, now.s)
+        if plan is not None:
+            self._adopted(plan, previous, now)
+        return self._drain()
 
     def on_high_water_failed(self, plan_hash: bytes, now: Now) -> Effects:
         """The mark could not be written; the plan is not adopted."""
-        raise NotImplementedError
+        self.adoption.persist_failed(plan_hash)
+        if self.election.is_planner:
+            self.election.resign(now.s)
+            self._desk.clear()
+            self._out.append(fx.SteppedDown("the high-water mark cannot be written"))
+        return self._drain()
 
     def on_plan_solved(self, request: int, placement: Placement, now: Now) -> Effects:
         """The solver's answer to `StartPlanning`."""
-        raise NotImplementedError
+        if self._desk.finish(request) and self.election.is_planner and self._draft is not None:
+            self._publish_plan(self._draft, placement, now)
+        return self._drain()
 
     def on_plan_failed(self, request: int, error: HelixError, now: Now) -> Effects:
         """The solver found nothing, and why."""
-        raise NotImplementedError
+        if self._desk.finish(request) and self.election.is_planner:
+            self._planning_failed(error, now)
+        return self._drain()
+
+    # ── messages ────────────────────────────────────────────────────────────────────────────────
+
+    def _take(self, peer: PeerId, message: MemberMessage, now: Now) -> None:
+        match message:
+            case m.Ping() | m.Pong():
+                self._take_ping(peer, message, now)
+            case m.GetPlan(plan_hash):
+                plan = self.adoption.find(plan_hash, now.s)
+                self._send(peer, m.PlanReply(plan.record if plan else None))
+            case m.PlanReply(record):
+                if record is not None:
+                    self._offer(record, peer, now)
+            case m.PushPlan(record):
+                self._offer(record, peer, now)
+            case m.GetMembers():
+                known = [entry.record for entry in self.view][: MEMBERS_PER_REPLY - 1]
+                self._send(peer, m.MembersReply((self._voice.record, *known)))
+            case m.MembersReply(records):
+                for record in records[:MEMBERS_PER_REPLY]:
+                    self._learn(record, peer, now)
+            case m.Beat(record):
+                self._take_beat(record, peer, now)
+            case m.PushProof():
+                self._convict(message, now)
+            case m.PushRevocations(record):
+                self._take_revocations(record, now)
+            case m.PeerGone(gone, leaving):
+                self._take_gone(peer, gone, now, leaving=leaving)
+
+    def _take_ping(self, peer: PeerId, message: m.Ping | m.Pong, now: Now) -> None:
+        if message.announcement is not None:
+            self._learn(message.announcement, peer, now)
+        rtt_s = None
+        if isinstance(message, m.Pong):
+            rtt_s = self._gossip.round_trip_s(peer, message.number, now.s)
+        self.view.heard(peer, now, unix_s=message.unix_s, rtt_s=rtt_s)
+        if peer in self.view:
+            self._heard_s = now.s
+        if isinstance(message, m.Ping):
+            self._send(peer, m.Pong(*self._word(peer, message.number, now)))
+        for record in message.rumours[:RUMOURS_PER_MESSAGE]:
+            self._learn(record, peer, now)
+        if message.lease is not None:
+            self._take_beat(message.lease, peer, now)
+        wanted = self.adoption.wants(message.epoch, message.plan_hash, now)
+        if wanted and self._pulls.ask(message.plan_hash, peer, now.s):
+            self._send(peer, m.GetPlan(message.plan_hash))
+
+    def _take_beat(self, record: Signed, peer: PeerId, now: Now) -> None:
+        was_planner = self.election.is_planner
+        self.election.on_beat(
+            record,
+            self.config.swarm,
+            self.view.candidates(),
+            now.s,
+            direct=record.signer == peer,
+        )
+        if was_planner and not self.election.is_planner:
+            self._stepped_down("another candidate goes first")
+
+    def _take_revocations(self, record: Signed, now: Now) -> None:
+        if not self.trust.revoke(record):
+            return
+        for entry in list(self.view):
+            try:
+                self.trust.admit(entry.announcement.credentials, entry.peer, now.unix_s)
+            except HelixError:
+                self._lose(entry.peer, "banned", now)
+        for peer in self._gossip.targets(self._members()):
+            self._send(peer, m.PushRevocations(record))
+
+    def _take_gone(self, peer: PeerId, gone: PeerId, now: Now, *, leaving: bool) -> None:
+        if leaving:
+            if gone == peer and gone in self.view:
+                self._lose(gone, "left", now)
+            return
+        entry = self.view.get(gone)
+        if entry is not None and peer in self.view and peer != gone:
+            entry.detector.reported(peer, now.s)
+            self._check_members(now)
+
+    # ── members ─────────────────────────────────────────────────────────────────────────────────
+
+    def _learn(self, record: Signed, source: PeerId, now: Now) -> None:
+        try:
+            owner = record.signer
+            learned = self.view.learn(record, now, direct=owner == source)
+        except HelixError as error:
+            self._out.append(fx.MessageRefused(source, error))
+            return
+        if learned is None:
+            return
+        match learned.news:
+            case News.JOINED:
+                self._out.append(fx.MemberJoined(owner, learned.announcement))
+                self._gossip.spread(owner, len(self.view))
+                self._membership_changed(now, at_once=False)
+                if len(self.view) <= 3:
+                    self._send(owner, m.GetMembers())
+            case News.CHANGED:
+                self._out.append(fx.MemberChanged(owner, learned.announcement))
+                self._gossip.spread(owner, len(self.view))
+                out = learned.announcement.state not in PLANNABLE
+                if out:
+                    self.election.on_gone(owner, now.s)
+                if learned.weighty:
+                    self._membership_changed(now, at_once=out)
+            case News.LEFT:
+                self._lost(owner, "left", now)
+            case News.CONTACT:
+                self._changed_s = now.s if not self._looked_up else self._changed_s
+                self._ping(owner, now)
+            case News.NOTHING | News.REFRESHED:
+                pass
+
+    def _check_members(self, now: Now) -> None:
+        watched = frozenset(self._gossip.watched(self._members()))
+        for peer, verdict in self.view.check(now, watched):
+            match verdict:
+                case Verdict.PROBE:
+                    self._ping(peer, now)
+                case Verdict.REPORT:
+                    for other in {*self._gossip.targets(self._members()), *self._planners()}:
+                        if other != peer:
+                            self._send(other, m.PeerGone(peer, leaving=False))
+                case Verdict.EVICT:
+                    self._lose(peer, "lost", now)
+                case Verdict.NOTHING:
+                    pass
+        self.view.expire(now)
+
+    def _lose(self, peer: PeerId, reason: str, now: Now) -> None:
+        self.view.forget(peer, now, heard_only=reason == "lost")
+        self._lost(peer, reason, now)
+
+    def _lost(self, peer: PeerId, reason: str, now: Now) -> None:
+        self._out.append(fx.MemberLost(peer, reason))
+        self.election.on_gone(peer, now.s)
+        self._membership_changed(now, at_once=True)
+
+    def _convict(self, proof: m.PushProof, now: Now) -> None:
+        peer = self.trust.convict(proof)
+        if peer is None:
+            return
+        self._out.append(fx.Banned(peer, proof))
+        if peer in self.view:
+            self._lose(peer, "banned", now)
+        self.election.on_gone(peer, now.s)
+        for other in self._gossip.targets(self._members()):
+            self._send(other, proof)
+
+    def _membership_changed(self, now: Now, *, at_once: bool) -> None:
+        self._changed_s = now.s
+        if self.election.is_planner:
+            if at_once:
+                self._desk.at_once(now.s)
+            else:
+                self._desk.soon(now.s)
+
+    def _check_clock(self) -> None:
+        offset_s = self.view.clock_offset_s()
+        skewed = offset_s is not None and abs(offset_s) > self._timing.skew_s
+        if skewed != self._skewed:
+            self._skewed = skewed
+            self._out.append(fx.ClockSkewed(offset_s if skewed else None))
+
+    # ── talking ─────────────────────────────────────────────────────────────────────────────────
+
+    def _members(self) -> list[PeerId]:
+        return sorted(entry.peer for entry in self.view)
+
+    def _planners(self) -> list[PeerId]:
+        holder = self.election.holder
+        return [holder] if holder is not None and holder in self.view else []
+
+    def _send(self, peer: PeerId, message: MemberMessage) -> None:
+        self._out.append(fx.SendTo(peer, message))
+
+    def _drain(self) -> Effects:
+        out, self._out = tuple(self._out), []
+        return out
+
+    def _ping(self, peer: PeerId, now: Now) -> None:
+        self._send(peer, m.Ping(*self._word(peer, self._gossip.ping_sent(peer, now.s), now)))
+
+    def _word(
+        self, to: PeerId, number: int, now: Now
+    ) -> tuple[int, bytes, Signed, int, float, tuple[Signed, ...], Signed | None]:
+        """The fields of a ping or pong."""
+        plan = self.plan
+        entries = (self.view.get(peer) for peer in self._gossip.rumours(to))
+        return (
+            int(plan.plan.epoch) if plan else 0,
+            plan.hash if plan else b"",
+            self._voice.record,
+            number,
+            now.unix_s,
+            tuple(entry.record for entry in entries if entry is not None),
+            self.election.latest_beat,
+        )
+
+    def _talk(self, now: Now) -> None:
+        """Ping when a period is over, or at once when there is something to tell."""
+        told = self._voice.take_due(now.s)
+        if told or now.s >= self._ping_due_s:
+            self._ping_due_s = now.s + self._timing.ping_s
+            self._voice.renew(self.plan, now)
+            for peer in self._gossip.targets(self._members()):
+                self._ping(peer, now)
+            for peer in list(self.view.contacts)[:CONTACTS_PER_ROUND]:
+                self._ping(peer, now)
+        if told or now.s >= self._publish_due_s:
+            self._publish(now)
+
+    def _publish(self, now: Now) -> None:
+        self._publish_due_s = now.s + self._timing.publish_s
+        life_s = life_left_s(self._voice.announcement, now.unix_s, self._timing.record_life_s)
+        key = member_key(self.config.swarm, self._me)
+        self._out.append(fx.PublishRecord(key, self._me, self._voice.record, life_s))
+
+    def _look_up(self, now: Now) -> None:
+        if now.s < self._look_up_due_s:
+            return
+        timing = self._timing
+        period_s = timing.look_up_s if len(self.view) else timing.look_up_alone_s
+        self._look_up_due_s = now.s + period_s * max(1.0, len(self.view) / 1000)
+        self._out.append(fx.LookUpMembers(member_keys(self.config.swarm)))
+
+    # ── plans ───────────────────────────────────────────────────────────────────────────────────
+
+    def _offer(self, record: Signed, source: PeerId, now: Now) -> Offer | None:
+        plan_hash = codec.sha256(record.body)
+        self._pulls.done(plan_hash)
+        proof = self.trust.proofs.get(record.signer)
+        if proof is not None:
+            if source != self._me:
+                self._send(source, proof)  # it does not know yet
+            error = PlanRejected("planner", "its key is banned")
+            self._out.append(fx.PlanRefused(source, plan_hash, error))
+            return None
+        try:
+            outcome, plan = self.adoption.offer(record, now)
+        except Equivocation as lie:
+            self._convict(lie.proof, now)
+            return None
+        except HelixError as error:
+            self._out.append(fx.PlanRefused(source, plan_hash, error))
+            return None
+        if outcome is Offer.PERSIST:
+            self._out.append(fx.PersistHighWater(mark_of(plan)))
+        return outcome
+
+    def _adopted(self, plan: SignedPlan, previous: SignedPlan | None, now: Now) -> None:
+        if self.election.on_plan(plan, now.s):
+            self._stepped_down("a higher plan holds")
+        planner = plan.plan.planner
+        if self.view.is_gone(planner) or planner in self.trust.proofs:
+            self.election.on_gone(planner, now.s)
+        self._plan_seen_s = now.s
+        self._out.append(fx.Adopted(plan, previous))
+        targets = self._gossip.targets(self._members())
+        if planner == self._me:
+            for peer in targets:
+                self._send(peer, m.PushPlan(plan.record))
+            self._out.append(fx.PlanPushed(plan, len(targets)))
+        else:
+            for peer in targets[: self.config.fan_out]:
+                if peer != planner:
+                    self._ping(peer, now)
+
+    # ── planning ────────────────────────────────────────────────────────────────────────────────
+
+    def _elect(self, now: Now) -> None:
+        around = Surroundings(
+            candidates=self.view.candidates(),
+            others=len(self.view),
+            heard_s=self._heard_s,
+            changed_s=self._changed_s,
+            able=(
+                self._may_plan
+                and not self._skewed
+                and self._voice.own.state in PLANNABLE
+                and (self._looked_up or len(self.view) > 0)
+                and (self.election.is_planner or not len(self._pulls))
+            ),
+        )
+        match self.election.tick(around, now.s):
+            case Step.STEP_IN:
+                self._out.append(fx.BecamePlanner("it is first in rank and nobody plans"))
+                self._desk.at_once(now.s)
+                self._beat(now)
+            case Step.STEP_DOWN:
+                self._stepped_down("it hears nobody, or may not plan now")
+            case Step.BEAT:
+                self._beat(now)
+            case None:
+                pass
+
+    def _beat(self, now: Now) -> None:
+        lease = self.election.beat(now.unix_s, now.s)
+        record = self.config.identity.sign(LEASE_KIND, self.config.swarm, codec.encode(lease))
+        self.election.latest_beat = record
+        for peer in self._gossip.targets(self._members()):
+            self._send(peer, m.Beat(record))
+
+    def _stepped_down(self, reason: str) -> None:
+        self._desk.clear()
+        self._out.append(fx.SteppedDown(reason))
+
+    def _make_draft(self) -> Draft | None:
+        if self.config.model is None:
+            return None
+        own = (self._voice.record, self._voice.announcement)
+        return draft(self.config.model, own, self.view.plannable())
+
+    def _start_planning(self, now: Now) -> None:
+        if not self.election.is_planner:
+            return
+        epoch = next_epoch(self.adoption.highest_epoch, now.unix_s)
+        request = self._desk.take(now.s) if epoch is not None else None
+        if request is None or epoch is None:
+            return
+        self._draft = basis = self._make_draft()
+        if basis is None or not basis.snapshot.peers:
+            self._desk.finish(request)
+            self._planning_failed(self._too_small(), now)
+            return
+        live = self.plan.plan.placement if self.plan else None
+        self._out.append(fx.StartPlanning(request, basis.snapshot, live, epoch))
+
+    def _too_small(self) -> SwarmTooSmall:
+        model = self.config.model
+        missing = model.weight_bytes(model.all_layers) if model else 0
+        return SwarmTooSmall(missing_bytes=missing, usable_peers=0, total_peers=len(self.view) + 1)
+
+    def _planning_failed(self, error: HelixError, now: Now) -> None:
+        self._out.append(fx.PlanningFailed(error))
+        if not isinstance(error, CapacityError):
+            self._desk.later(now.s)
+        elif self.election.on_unsolvable(self.view.candidates(), now.s):
+            self._stepped_down("no plan is possible, and another is first in rank")
+
+    def _publish_plan(self, basis: Draft, placement: Placement, now: Now) -> None:
+        assigned = {assignment.peer for assignment in placement.assignments}
+        present = {entry.peer for entry in self.view.plannable()} | {self._me}
+        if not assigned <= present:
+            self._desk.at_once(now.s)  # someone has gone while the solver was at work
+            return
+        current = self.plan
+        if (
+            current is not None
+            and current.plan.planner == self._me
+            and same_decision(current.plan.placement, placement)
+        ):
+            return
+        epoch = next_epoch(self.adoption.highest_epoch, now.unix_s)
+        if epoch is None:
+            self._desk.later(now.s)
+            return
+        record = sign_plan(
+            self.config.identity,
+            self.config.swarm,
+            epoch=epoch,
+            previous=current,
+            basis=basis,
+            placement=placement,
+            unix_s=now.unix_s,
+        )
+        if self._offer(record, self._me, now) is None:
+            self._desk.later(now.s)
+
+    def _audit(self, now: Now) -> None:
+        """A planner that leaves out members who have long been here is worth an alarm."""
+        plan = self.plan
+        if plan is None or plan.hash == self._audited or self.election.is_planner:
+            return
+        if now.s - self._plan_seen_s < OMITTED_AFTER_S:
+            return
+        self._audited = plan.hash
+        named = {record.signer for record in plan.plan.announcements}
+        omitted = tuple(
+            sorted(
+                entry.peer
+                for entry in self.view.plannable()
+                if entry.peer not in named and now.s - entry.joined_s > OMITTED_AFTER_S
+            )
+        )
+        if omitted:
+            self._out.append(fx.PlanOmits(plan.plan.planner, omitted))

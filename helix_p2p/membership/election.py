@@ -1,0 +1,273 @@
+"""Who plans: a lease, and ranks to take over when it lapses.
+
+The planner of the adopted plan holds the lease and renews it with signed beats. When it lapses, the
+candidates step in one after another, ranked by H(plan hash ‖ peer), which nobody can choose; the
+first to step in says so with a beat of its own, and those behind it wait again. Before the first
+plan of a swarm the same ranks decide, a short while after membership has settled.
+
+Two planners at once are harmless (adoption.py orders their plans), so nothing here needs a
+majority: each side of a partition goes on.
+
+Always: this machine holds one lease at a time in view, and beats only while it believes the lease
+to be its own.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import Enum
+from random import Random
+
+from helix_p2p import codec
+from helix_p2p.identity import Signed
+from helix_p2p.membership.messages import Lease
+from helix_p2p.membership.timing import MembershipTiming
+from helix_p2p.planning.plan import SignedPlan
+from helix_p2p.types import PeerId
+
+LEASE_KIND = "lease"
+LEASE_LIMIT_BYTES = 256
+CLAIM_LEASES = 3
+"""A candidate that stepped in has so many leases' time to bring a plan."""
+
+
+class Step(Enum):
+    """What a tick decides."""
+
+    STEP_IN = "step in"
+    STEP_DOWN = "step down"
+    BEAT = "beat"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the election needs to know of the swarm at one tick.
+
+    Attributes:
+        candidates: Other members that may plan.
+        others: How many other members are known.
+        heard_s: When any other member was last heard; None for never.
+        changed_s: When membership last changed.
+        able: Whether this peer may plan now: willing, admitted, clock right, not leaving, and it
+            has looked for the swarm before it thinks itself alone.
+    """
+
+    candidates: Collection[PeerId]
+    others: int
+    heard_s: float | None
+    changed_s: float
+    able: bool
+
+
+def rank(peers: Collection[PeerId], plan_hash: bytes) -> list[PeerId]:
+    """The order in which candidates step in after the plan with this hash."""
+    return sorted(peers, key=lambda peer: codec.sha256(plan_hash + peer.encode()))
+
+
+def open_lease(record: Signed, swarm: str) -> Lease:
+    """Verify and read a beat.
+
+    Raises:
+        SignatureError: Wrong swarm, kind or signature.
+        DecodeError: Not a lease.
+    """
+    record.verify(kind=LEASE_KIND, swarm=swarm)
+    return codec.decode(record.body, Lease, limit_bytes=LEASE_LIMIT_BYTES)
+
+
+class Election:
+    """The lease as this peer sees it.
+
+    Args:
+        me: This peer.
+        timing: Durations.
+        rng: For the jitter of stepping in.
+        now_s: Time.
+    """
+
+    def __init__(self, me: PeerId, timing: MembershipTiming, rng: Random, now_s: float) -> None:
+        self._me = me
+        self._timing = timing
+        self._rng = rng
+        self._started_s = now_s
+        self._basis = b""
+        self._epoch = 0
+        self._planner: PeerId | None = None
+        self._holder: PeerId | None = None
+        self._renewed_s = now_s
+        self._lost_s: float | None = None
+        self._numbers: dict[PeerId, int] = {}
+        self._claimed_s: dict[PeerId, float] = {}
+        self._not_before_s = now_s
+        self._number = 0
+        self._beat_s: float | None = None
+        self._jitter_s = self._draw_jitter_s()
+        self.latest_beat: Signed | None = None
+
+    @property
+    def is_planner(self) -> bool:
+        """Whether this peer holds the lease."""
+        return self._holder == self._me
+
+    @property
+    def holder(self) -> PeerId | None:
+        """Who holds the lease, as far as is known."""
+        return self._holder
+
+    def lapsed(self, now_s: float) -> bool:
+        """Whether nobody holds the lease."""
+        return (
+            self._holder is None
+            or self._lost_s is not None
+            or now_s - self._renewed_s > self._timing.lease_s
+        )
+
+    def on_plan(self, plan: SignedPlan, now_s: float) -> bool:
+        """A plan was adopted: its planner holds the lease.
+
+        Returns:
+            Whether this peer has lost the lease by it.
+        """
+        was_planner = self.is_planner
+        self._basis, self._epoch = plan.hash, int(plan.plan.epoch)
+        self._planner = plan.plan.planner
+        self._numbers.clear()
+        self._claimed_s.clear()
+        self._beat_s = None
+        self.latest_beat = None
+        self._give(self._planner, now_s)
+        return was_planner and not self.is_planner
+
+    def on_beat(
+        self,
+        record: Signed,
+        swarm: str,
+        candidates: Collection[PeerId],
+        now_s: float,
+        *,
+        direct: bool,
+    ) -> bool:
+        """A beat.
+
+        Args:
+            record: The signed lease.
+            swarm: Ours.
+            candidates: Other members that may plan.
+            now_s: Time.
+            direct: Whether the signer itself sent it; passed on, it does not revive the dead.
+
+        Returns:
+            Whether it renewed or moved the lease.
+
+        Raises:
+            SignatureError, DecodeError: It is not a beat of this swarm.
+        """
+        signer = record.signer
+        said = codec.decode(record.body, Lease, limit_bytes=LEASE_LIMIT_BYTES)
+        if signer == self._me or said.plan_hash != self._basis:
+            return False
+        if said.number <= self._numbers.get(signer, -1):
+            return False
+        if signer == self._holder and self._lost_s is not None and not direct:
+            return False
+        if signer != self._planner and not self._heeds_claim(signer, candidates, now_s):
+            return False
+        open_lease(record, swarm)
+        self._numbers[signer] = said.number
+        self.latest_beat = record
+        if signer != self._planner or not self.is_planner:
+            self._give(signer, now_s)
+        return True
+
+    def on_gone(self, peer: PeerId, now_s: float) -> None:
+        """A member left, died or was banned; if it held the lease, that is over."""
+        if peer == self._holder and self._lost_s is None:
+            self._lost_s = now_s
+
+    def resign(self, now_s: float) -> None:
+        """Give the lease back, whatever the reason; the next in rank need not wait for long."""
+        if self.is_planner:
+            self._holder = None
+            self._lost_s = self._renewed_s = now_s
+
+    def on_unsolvable(self, candidates: Collection[PeerId], now_s: float) -> bool:
+        """No plan is possible now. Who stepped in out of turn lets the first in rank wait for it.
+
+        Returns:
+            Whether this peer has given the lease back.
+        """
+        if not self.is_planner or self._planner == self._me or self._place(candidates) == 0:
+            return False
+        self._holder = None
+        self._lost_s = None
+        self._renewed_s = now_s
+        self._not_before_s = now_s + self._timing.lease_s
+        return True
+
+    def tick(self, around: Surroundings, now_s: float) -> Step | None:
+        """What is due now."""
+        isolated = (
+            around.others > 0
+            and around.heard_s is not None
+            and now_s - around.heard_s > self._timing.isolation_s
+        )
+        if self.is_planner:
+            if isolated or not around.able:
+                self.resign(now_s)
+                return Step.STEP_DOWN
+            if self._beat_s is None or now_s - self._beat_s >= self._timing.beat_s:
+                return Step.BEAT
+        elif around.able and not isolated and now_s >= self._due_s(around):
+            self._give(self._me, now_s)
+            self._beat_s = None
+            return Step.STEP_IN
+        return None
+
+    def beat(self, unix_s: float, now_s: float) -> Lease:
+        """The next beat, to be signed and sent; numbers rise over a restart too."""
+        self._number = max(self._number + 1, int(unix_s))
+        self._beat_s = self._renewed_s = now_s
+        return Lease(self._epoch, self._basis, self._number)
+
+    def _due_s(self, around: Surroundings) -> float:
+        """When this peer steps in if nothing changes."""
+        timing = self._timing
+        place = self._place([peer for peer in around.candidates if peer != self._holder])
+        if not self._basis and self._holder is None:
+            settled_s = min(
+                around.changed_s + timing.settle_s, self._started_s + timing.settle_most_s
+            )
+            return max(settled_s, self._not_before_s) + timing.first_rank_step_s * place
+        if self._lost_s is not None:
+            start_s = self._lost_s + timing.planner_lost_s
+        else:
+            start_s = self._renewed_s + timing.lease_s
+        return start_s + timing.rank_step_s * place + self._jitter_s
+
+    def _place(self, others: Collection[PeerId]) -> int:
+        return rank({*others, self._me}, self._basis).index(self._me)
+
+    def _heeds_claim(self, signer: PeerId, candidates: Collection[PeerId], now_s: float) -> bool:
+        """Whether the beat of a peer that did not make the plan moves or renews the lease.
+
+        It does when the lease is free, or held by one that ranks behind it, and for no longer than
+        a planner may need: who claims and never plans does not block the swarm.
+        """
+        if signer not in candidates or self._planner == self._holder == self._me:
+            return False
+        if not self.lapsed(now_s) and signer != self._holder:
+            if self._holder is None or self._holder == self._planner:
+                return False
+            order = rank({*candidates, self._holder, self._me}, self._basis)
+            if order.index(signer) > order.index(self._holder):
+                return False
+        first_s = self._claimed_s.setdefault(signer, now_s)
+        return now_s - first_s <= CLAIM_LEASES * self._timing.lease_s
+
+    def _give(self, holder: PeerId, now_s: float) -> None:
+        self._holder = holder
+        self._lost_s = None
+        self._renewed_s = now_s
+        self._jitter_s = self._draw_jitter_s()
+
+    def _draw_jitter_s(self) -> float:
+        return self._rng.uniform(0.0, self._timing.jitter_s)

@@ -1,0 +1,76 @@
+"""When the planner plans again: at once for a loss, after a moment for a join, one job at a time.
+
+Always: at most one solver job counts; the answer to an older one is ignored, and an answer that
+assigns layers to a peer that has gone since is not published.
+"""
+
+from helix_p2p.membership.timing import MembershipTiming
+
+
+class Desk:
+    """The planner's calendar.
+
+    Args:
+        timing: Durations.
+    """
+
+    def __init__(self, timing: MembershipTiming) -> None:
+        self._timing = timing
+        self._request = 0
+        self._running = False
+        self._due_s: float | None = None
+        self._asked_s: float | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether a solver is at work on our latest request."""
+        return self._running
+
+    @property
+    def next_s(self) -> float | None:
+        """When planning is due; None when nothing asks for it."""
+        return self._due_s
+
+    def at_once(self, now_s: float) -> None:
+        """A loss: plan as soon as the solver is free."""
+        self._ask(now_s, now_s)
+
+    def soon(self, now_s: float) -> None:
+        """A join or a change: wait for more of them, but not for ever."""
+        asked_s = self._asked_s if self._asked_s is not None else now_s
+        latest_s = asked_s + self._timing.replan_most_s
+        due_s = min(now_s + self._timing.replan_s, latest_s)
+        if self._due_s is not None and self._due_s <= asked_s:
+            return  # a loss is already due
+        self._asked_s, self._due_s = asked_s, due_s
+
+    def later(self, now_s: float) -> None:
+        """The solver failed for a passing reason: try again after a while."""
+        if self._due_s is None:
+            self._ask(now_s, now_s + self._timing.retry_plan_s)
+
+    def clear(self) -> None:
+        """We are not the planner (any more)."""
+        self._due_s = self._asked_s = None
+        self._running = False
+
+    def take(self, now_s: float) -> int | None:
+        """The number of a request to start now, if one is due and the solver is free."""
+        if self._running or self._due_s is None or now_s < self._due_s:
+            return None
+        self._due_s = self._asked_s = None
+        self._running = True
+        self._request += 1
+        return self._request
+
+    def finish(self, request: int) -> bool:
+        """An answer came; whether it is to the request that counts."""
+        if not self._running or request != self._request:
+            return False
+        self._running = False
+        return True
+
+    def _ask(self, now_s: float, due_s: float) -> None:
+        if self._asked_s is None:
+            self._asked_s = now_s
+        self._due_s = due_s if self._due_s is None else min(self._due_s, due_s)

@@ -1,0 +1,84 @@
+"""Whom this peer believes: certificates, revoked invites, keys that convicted themselves.
+
+Always: nobody is banned without a proof that convinces anyone, and no proof convicts this peer in
+its own eyes (its own plans are fenced by the high-water mark).
+"""
+
+from helix_p2p.errors import HandshakeRefused, PlanRejected
+from helix_p2p.identity import Signed
+from helix_p2p.membership.adoption import equivocation
+from helix_p2p.membership.credentials import Role, open_revocations, verify_credentials
+from helix_p2p.membership.messages import PushProof
+from helix_p2p.types import PeerId
+
+
+class Trust:
+    """See the module's description.
+
+    Args:
+        me: This peer.
+        swarm: Swarm id.
+        root_public_key: The swarm's root; None in an open swarm.
+    """
+
+    def __init__(self, me: PeerId, swarm: str, root_public_key: bytes | None) -> None:
+        self._me = me
+        self._swarm = swarm
+        self._root_public_key = root_public_key
+        self._serial = -1
+        self.revoked: frozenset[str] = frozenset()
+        self.revocations: Signed | None = None
+        self.proofs: dict[PeerId, PushProof] = {}
+
+    def admit(self, credentials: bytes, peer: PeerId, now_unix_s: float) -> frozenset[Role]:
+        """What a peer may do.
+
+        Raises:
+            HandshakeRefused: Nothing.
+        """
+        if peer in self.proofs:
+            raise HandshakeRefused("its key is banned: it signed two plans of one epoch")
+        return verify_credentials(
+            credentials,
+            peer=peer,
+            swarm=self._swarm,
+            root_public_key=self._root_public_key,
+            now_unix_s=now_unix_s,
+            revoked=self.revoked,
+        )
+
+    def convict(self, proof: PushProof) -> PeerId | None:
+        """Take a proof of equivocation.
+
+        Returns:
+            Who is banned by it; None when that is known already, or is this peer.
+
+        Raises:
+            PlanRejected: It proves nothing.
+            SignatureError, DecodeError: Its plans are none.
+        """
+        convicted = equivocation(proof.first, proof.second, self._swarm)
+        if convicted is None:
+            raise PlanRejected("proof", "these two plans prove nothing")
+        if convicted == self._me or convicted in self.proofs:
+            return None
+        self.proofs[convicted] = proof
+        return convicted
+
+    def revoke(self, record: Signed) -> bool:
+        """Take the root's list of revoked invites.
+
+        Returns:
+            Whether it is newer than ours.
+
+        Raises:
+            HandshakeRefused, SignatureError, DecodeError: It is not the root's.
+        """
+        if self._root_public_key is None:
+            raise HandshakeRefused("an open swarm has no revocations")
+        said = open_revocations(record, self._swarm, self._root_public_key)
+        if said.serial <= self._serial:
+            return False
+        self._serial, self.revocations = said.serial, record
+        self.revoked = frozenset(said.invite_ids)
+        return True

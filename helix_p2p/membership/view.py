@@ -1,0 +1,357 @@
+"""Who is in the swarm, as one peer sees it: who lives, what they serve, their clocks.
+
+A member is someone whose own voice was heard, or whose sequence was seen to rise: a record that
+merely lies in the DHT makes its owner a contact, to be pinged, and not yet a member. So a ghost's
+last record brings nobody back.
+
+Always: a member's announcement never gets older, by (incarnation, sequence); freshness is measured
+on this reader's monotonic clock.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from statistics import median
+
+from helix_p2p.cluster.announcement import (
+    PROTOCOL_VERSION,
+    Announcement,
+    PeerState,
+    open_announcement,
+)
+from helix_p2p.errors import RecordRejected
+from helix_p2p.identity import Signed
+from helix_p2p.membership.credentials import Role
+from helix_p2p.membership.detector import Condition, Detector, Verdict
+from helix_p2p.membership.timing import MembershipTiming, Now
+from helix_p2p.types import LayerRange, PeerId
+
+PLANNABLE = frozenset({PeerState.STANDBY, PeerState.LOADING, PeerState.SERVING})
+"""States in which a peer may be given layers."""
+WEIGHTY_CHANGE = 0.2
+"""Memory or speed that changes by less than this is not worth a new plan."""
+
+
+class News(Enum):
+    """What an announcement brought."""
+
+    NOTHING = "nothing"
+    REFRESHED = "refreshed"
+    CONTACT = "contact"
+    JOINED = "joined"
+    CHANGED = "changed"
+    LEFT = "left"
+
+
+@dataclass(slots=True)
+class MemberEntry:
+    """All that is known of one member; owned by the view."""
+
+    peer: PeerId
+    record: Signed
+    announcement: Announcement
+    roles: frozenset[Role]
+    detector: Detector
+    joined_s: float
+    rtt_s: float | None = None
+    skew_s: float | None = None
+    skew_seen_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Tombstone:
+    order: tuple[int, int]
+    gone_s: float
+    heard_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """The outcome of `MembershipView.learn`.
+
+    Attributes:
+        news: What it brought.
+        announcement: As read.
+        weighty: Whether a new plan may pay: memory, speed, or able to hold layers changed.
+    """
+
+    news: News
+    announcement: Announcement
+    weighty: bool = False
+
+
+class MembershipView:
+    """The swarm as this peer sees it, without this peer itself.
+
+    Args:
+        me: This peer; its own records are ignored.
+        swarm: Swarm id.
+        manifest_hash: Our model; empty takes members of any.
+        admit: `admit(credentials, peer, now_unix_s)` gives roles, or raises `HandshakeRefused`.
+        timing: Durations.
+        most_members: More are not kept.
+    """
+
+    def __init__(
+        self,
+        me: PeerId,
+        swarm: str,
+        manifest_hash: str,
+        admit: Callable[[bytes, PeerId, float], frozenset[Role]],
+        timing: MembershipTiming,
+        most_members: int,
+    ) -> None:
+        self._me = me
+        self._swarm = swarm
+        self._manifest_hash = manifest_hash
+        self._admit = admit
+        self._timing = timing
+        self._most_members = most_members
+        self._members: dict[PeerId, MemberEntry] = {}
+        self._contacts: dict[PeerId, tuple[Signed, Announcement]] = {}
+        self._gone: dict[PeerId, _Tombstone] = {}
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, peer: object) -> bool:
+        return peer in self._members
+
+    def __iter__(self) -> Iterator[MemberEntry]:
+        return iter(self._members.values())
+
+    def get(self, peer: PeerId) -> MemberEntry | None:
+        """What is known of a member."""
+        return self._members.get(peer)
+
+    @property
+    def contacts(self) -> Collection[PeerId]:
+        """Peers of whom only a record is known; a ping shows whether they live."""
+        return self._contacts.keys()
+
+    # ── learning ────────────────────────────────────────────────────────────────────────────────
+
+    def learn(self, record: Signed, now: Now, *, direct: bool) -> Learned | None:
+        """Take an announcement.
+
+        Args:
+            record: From anywhere.
+            now: Time.
+            direct: Whether its owner itself sent it, just now.
+
+        Returns:
+            What it brought; None when it is our own.
+
+        Raises:
+            SignatureError, DecodeError, RecordRejected, HandshakeRefused: It does not hold.
+        """
+        peer = record.signer
+        if peer == self._me:
+            return None
+        entry = self._members.get(peer)
+        if entry is not None and record.body == entry.record.body:
+            return Learned(News.NOTHING, entry.announcement)
+        said = open_announcement(record, self._swarm)
+        self._check_fits(said)
+        known = entry.announcement.order if entry else None
+        tombstone = self._gone.get(peer)
+        if tombstone is not None:
+            known = max(known or tombstone.order, tombstone.order)
+        if known is not None and said.order <= known:
+            return Learned(News.NOTHING, said)
+        if said.state is PeerState.LEFT:
+            return self._leave(peer, said, now)
+        if entry is not None:
+            return self._update(entry, record, said, now, direct=direct)
+        return self._join(peer, record, said, now, direct=direct)
+
+    def _check_fits(self, said: Announcement) -> None:
+        if said.protocol_version != PROTOCOL_VERSION:
+            raise RecordRejected(f"it speaks protocol version {said.protocol_version}")
+        other = self._manifest_hash and said.manifest_hash not in ("", self._manifest_hash)
+        if other:
+            raise RecordRejected("it serves another model")
+
+    def _leave(self, peer: PeerId, said: Announcement, now: Now) -> Learned:
+        was_member = peer in self._members
+        self._bury(peer, said.order, now.s, heard_only=False)
+        return Learned(News.LEFT if was_member else News.NOTHING, said)
+
+    def _update(
+        self, entry: MemberEntry, record: Signed, said: Announcement, now: Now, *, direct: bool
+    ) -> Learned:
+        old = entry.announcement
+        if said.credentials != old.credentials:
+            entry.roles = self._admit(said.credentials, entry.peer, now.unix_s)
+        entry.record, entry.announcement = record, said
+        if not direct:
+            age_s = max(0.0, now.unix_s + (entry.skew_s or 0.0) - said.issued_unix_s)
+            entry.detector.rose(now.s - age_s)
+        if said.incarnation != old.incarnation:
+            entry.joined_s = now.s
+        weighty = weighty_change(old, said)
+        changed = weighty or (said.state, said.serving) != (old.state, old.serving)
+        return Learned(News.CHANGED if changed else News.REFRESHED, said, weighty)
+
+    def _join(
+        self, peer: PeerId, record: Signed, said: Announcement, now: Now, *, direct: bool
+    ) -> Learned:
+        roles = self._admit(said.credentials, peer, now.unix_s)
+        if Role.PEER not in roles:
+            raise RecordRejected("its owner is not admitted as a peer")
+        seen = self._contacts.get(peer)
+        tombstone = self._gone.get(peer)
+        heard_only = tombstone is not None and tombstone.heard_only
+        rises = seen is not None and said.order > seen[1].order
+        if not direct and (heard_only or not rises):
+            if len(self._contacts) < self._most_members:
+                self._contacts[peer] = (record, said)
+            return Learned(News.CONTACT, said)
+        if len(self._members) >= self._most_members:
+            raise RecordRejected(f"more than {self._most_members} members are not kept")
+        self._contacts.pop(peer, None)
+        self._gone.pop(peer, None)
+        detector = Detector(self._timing, now.s)
+        self._members[peer] = MemberEntry(peer, record, said, roles, detector, now.s)
+        return Learned(News.JOINED, said, weighty=True)
+
+    def heard(self, peer: PeerId, now: Now, *, unix_s: float, rtt_s: float | None) -> None:
+        """A message came from the member itself.
+
+        Args:
+            peer: Who.
+            now: Time.
+            unix_s: Its wall clock as it says; 0 when not said.
+            rtt_s: Round trip, when the message answers one of ours.
+        """
+        entry = self._members.get(peer)
+        if entry is None:
+            return
+        entry.detector.heard(now.s)
+        if unix_s > 0:
+            entry.skew_s, entry.skew_seen_s = unix_s - now.unix_s, now.s
+        if rtt_s is not None:
+            smooth = 1.0 if entry.rtt_s is None else 0.25
+            entry.rtt_s = (entry.rtt_s or 0.0) * (1 - smooth) + rtt_s * smooth
+
+    def is_gone(self, peer: PeerId) -> bool:
+        """Whether a member is known to have left or died."""
+        return peer in self._gone
+
+    def drop_contact(self, peer: PeerId) -> None:
+        """A contact could not be reached."""
+        self._contacts.pop(peer, None)
+
+    # ── losing ──────────────────────────────────────────────────────────────────────────────────
+
+    def check(self, now: Now, monitored: Collection[PeerId]) -> list[tuple[PeerId, Verdict]]:
+        """Run every member's failure detector.
+
+        Returns:
+            Whom to probe, report or drop (`forget` them); those without need are left out.
+        """
+        live = sum(entry.detector.condition is Condition.ALIVE for entry in self)
+        verdicts: list[tuple[PeerId, Verdict]] = []
+        for entry in self:
+            others = live - (entry.detector.condition is Condition.ALIVE)
+            verdict = entry.detector.check(
+                now.s, monitored=entry.peer in monitored, witnesses=others
+            )
+            if verdict is not Verdict.NOTHING:
+                verdicts.append((entry.peer, verdict))
+        return verdicts
+
+    def forget(self, peer: PeerId, now: Now, *, heard_only: bool) -> None:
+        """A member is gone.
+
+        Args:
+            peer: Who.
+            now: Time.
+            heard_only: Only its own voice brings it back: we saw with our own eyes that it is gone.
+        """
+        entry = self._members.get(peer)
+        if entry is not None:
+            self._bury(peer, entry.announcement.order, now.s, heard_only=heard_only)
+
+    def _bury(
+        self, peer: PeerId, order: tuple[int, int], now_s: float, *, heard_only: bool
+    ) -> None:
+        self._members.pop(peer, None)
+        self._contacts.pop(peer, None)
+        self._gone[peer] = _Tombstone(order, now_s, heard_only)
+
+    def forgive(self, slept_s: float) -> None:
+        """This peer itself stood still for so long."""
+        for entry in self:
+            entry.detector.forgive(slept_s)
+
+    def expire(self, now: Now) -> None:
+        """Forget tombstones whose records can no longer be anywhere."""
+        limit_s = 2 * max(self._timing.stale_s, self._timing.record_life_s)
+        for peer in [p for p, stone in self._gone.items() if now.s - stone.gone_s > limit_s]:
+            del self._gone[peer]
+
+    # ── asking ──────────────────────────────────────────────────────────────────────────────────
+
+    def serving(self) -> dict[PeerId, LayerRange]:
+        """Which layers are loaded where, at members that are not under suspicion."""
+        return {
+            entry.peer: entry.announcement.serving
+            for entry in self
+            if entry.announcement.serving is not None
+            and entry.announcement.state is PeerState.SERVING
+            and entry.detector.condition is Condition.ALIVE
+        }
+
+    def candidates(self) -> list[PeerId]:
+        """Members that may plan: willing, admitted as planners, well and with a right clock."""
+        offset_s = self.clock_offset_s() or 0.0
+        return [
+            entry.peer
+            for entry in self
+            if entry.announcement.may_plan
+            and Role.PLANNER in entry.roles
+            and entry.announcement.state in PLANNABLE
+            and entry.detector.condition is Condition.ALIVE
+            and (entry.skew_s is None or abs(entry.skew_s - offset_s) <= self._timing.skew_s)
+        ]
+
+    def clock_offset_s(self) -> float | None:
+        """Median of the others' clocks minus ours; None with fewer than two to compare with."""
+        seen = [entry.skew_s for entry in self if entry.skew_s is not None]
+        return median(seen) if len(seen) >= 2 else None
+
+    def plannable(self) -> list[MemberEntry]:
+        """Members that may be given layers."""
+        return [
+            entry
+            for entry in self
+            if entry.announcement.speed is not None
+            and entry.announcement.state in PLANNABLE
+            and entry.detector.condition is not Condition.FAILED
+            and entry.announcement.manifest_hash == self._manifest_hash
+        ]
+
+
+def weighty_change(old: Announcement, new: Announcement) -> bool:
+    """Whether a new plan may pay: what a peer can hold or how fast it is changed by much."""
+    if (old.state in PLANNABLE) != (new.state in PLANNABLE) or (old.speed is None) != (
+        new.speed is None
+    ):
+        return True
+    pairs: list[tuple[float | None, float | None]] = [
+        (old.memory_bytes, new.memory_bytes),
+        (old.uplink_bytes_per_s, new.uplink_bytes_per_s),
+        (old.downlink_bytes_per_s, new.downlink_bytes_per_s),
+    ]
+    if old.speed is not None and new.speed is not None:
+        pairs.append((old.speed.decode_s(1), new.speed.decode_s(1)))
+        most = max(old.speed.decode[-1][0], new.speed.decode[-1][0])
+        pairs.append((old.speed.decode_s(most), new.speed.decode_s(most)))
+    return any(_differ(before, after) for before, after in pairs)
+
+
+def _differ(before: float | None, after: float | None) -> bool:
+    if before is None or after is None:
+        return before is not after
+    return abs(after - before) > WEIGHTY_CHANGE * max(abs(before), abs(after))
