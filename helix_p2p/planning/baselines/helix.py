@@ -7,14 +7,24 @@ with Gurobi; here it is HiGHS, which is free.
 Always: a solver that dies or finds nothing leaves the heuristic's placement, and its name says so.
 """
 
+from collections.abc import Mapping
+
 from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.errors import Cancelled, SolverError, SwarmTooSmall
 from helix_p2p.planning.baselines.finish import finished, stopwatch
-from helix_p2p.planning.baselines.milp import Milp, build, rates_of, snapped, start_values, ways_of
+from helix_p2p.planning.baselines.milp import (
+    Milp,
+    Start,
+    build,
+    rates_of,
+    snapped,
+    start_values,
+    ways_of,
+)
 from helix_p2p.planning.baselines.petals import petals_layout
 from helix_p2p.planning.baselines.swarm import swarm_layout
 from helix_p2p.planning.capacity import MTOKENS, Capacities, capacities_of
-from helix_p2p.planning.coverage import Layout, layout_of
+from helix_p2p.planning.coverage import layout_of
 from helix_p2p.planning.highs import solve
 from helix_p2p.planning.plan import Placement
 from helix_p2p.planning.planner import OnProgress, PlanOptions, Progress
@@ -71,10 +81,11 @@ def _plan(
     rows = [r for r in range(len(capacities.peers)) if len(rates_of(capacities, r)) > 1]
     if not rows:
         raise SwarmTooSmall(total_peers=len(snapshot.peers))
+    begun = _start(snapshot, capacities, rows, live, partial=partial)
     keep = LINKS_KEPT if len(rows) > LINKS_KEPT + 1 else None
-    milp = build(capacities, rows, ways_of(snapshot, rows, keep=keep), partial=partial)
-    begun = _start(milp, capacities, rows, live)
-    held = begun[0] if begun is not None else None
+    ways = ways_of(snapshot, rows, keep=keep, also=begun.used if begun is not None else ())
+    milp = build(capacities, rows, ways, partial=partial)
+    values = _complete(milp, begun.values) if begun is not None else None
 
     def cancelled() -> bool:
         return options.cancelled is not None and options.cancelled()
@@ -92,46 +103,58 @@ def _plan(
         found = solve(
             milp.problem,
             max(0.1, deadline_s - elapsed_s()),
-            start=begun[1] if begun is not None else None,
+            start=values,
             on_bound=told,
             stop=over,
         )
     except SolverError as error:
         name = f"{name} (start only: {error.message})"
     else:
-        if found.values:
-            held = milp.layout(found.values, rows, len(capacities.peers))
-        elif begun is not None:
+        if found.values and (found.objective or 0.0) > 0:
+            values = dict(found.values)
+        elif values is not None:
             name = f"{name} (start only: HiGHS found nothing in time)"
         # A bound for exact joins or pruned links is none for what our flow may do.
         if found.bound is not None and partial and keep is None:
             proven = round(found.bound * MTOKENS)
-        if found.status == "infeasible":
-            held = None
     if cancelled():
         raise Cancelled("planning was cancelled")
-    if held is None:
+    if values is None:
         raise SwarmTooSmall(
             f"{name} has no placement: neither the solver nor a heuristic covers every layer",
             total_peers=len(snapshot.peers),
             usable_peers=len(rows),
         )
+    held = milp.layout(values, rows, len(capacities.peers))
     return finished(snapshot, capacities, held, name, elapsed_s(), on_progress, proven)
 
 
 def _start(
-    milp: Milp, capacities: Capacities, rows: list[int], live: Placement | None
-) -> tuple[Layout, dict[str, float]] | None:
-    """The best heuristic placement as a solution of the MILP."""
+    snapshot: Snapshot,
+    capacities: Capacities,
+    rows: list[int],
+    live: Placement | None,
+    *,
+    partial: bool,
+) -> Start | None:
+    """The best heuristic placement as a solution of the MILP over all ways."""
+    rates = tuple(rates_of(capacities, row) for row in rows)
+    whole = Milp(None, rates, ways_of(snapshot, rows), partial, capacities.layers)
     layouts = [petals_layout(capacities), swarm_layout(capacities)]
     if live is not None:
         layouts.append(layout_of(capacities, live.assignments))
-    best: tuple[float, Layout, dict[str, float]] | None = None
+    best: Start | None = None
     for layout in layouts:
         starts = [int(layout.starts[row]) for row in rows]
         ends = [int(layout.ends[row]) for row in rows]
-        for begin, end in ((starts, ends), snapped(milp, starts, ends)):
-            made = start_values(milp, begin, end)
-            if made is not None and made[0] > 0 and (best is None or made[0] > best[0]):
-                best = (made[0], milp.layout(made[1], rows, len(capacities.peers)), made[1])
-    return None if best is None else (best[1], best[2])
+        for begin, end in ((starts, ends), snapped(whole, starts, ends)):
+            made = start_values(whole, begin, end)
+            least = 0.0 if best is None else best.objective
+            if made is not None and made.objective > least:
+                best = made
+    return best
+
+
+def _complete(milp: Milp, values: Mapping[str, float]) -> dict[str, float]:
+    """The values of the variables that pruning left."""
+    return {variable.name: values[variable.name] for variable in milp.problem.variables()}

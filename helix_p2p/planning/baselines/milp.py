@@ -15,7 +15,7 @@ never promises what a peer at an end cannot hold.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -99,6 +99,7 @@ def ways_of(
     rows: list[int],
     *,
     keep: int | None = None,
+    also: Collection[Way] = (),
     clients: Mapping[PeerId, tuple[Link, Link]] | None = None,
 ) -> Ways:
     """The ways between these peers.
@@ -106,7 +107,9 @@ def ways_of(
     Args:
         snapshot: Peers and links.
         rows: Which peers, in the order of the MILP.
-        keep: Prune to this many fastest ways of each peer, of the clients' side and of the sink.
+        keep: Prune to this many fastest ways of each peer, and of the clients' side and the sink
+            where their links are known.
+        also: Ways between peers that stay nevertheless, so that a start keeps its links.
         clients: The coordinator's links, where they are known.
     """
     peers = [snapshot.peers[row].peer for row in rows]
@@ -128,9 +131,11 @@ def ways_of(
             leave[i] = (back.bandwidth_bytes_per_s or math.inf) / TOKEN_BYTES
     if keep is None:
         return Ways(between, entry, leave)
-    return Ways(
-        _fastest_between(between, latency_s, keep), _fastest(entry, keep), _fastest(leave, keep)
-    )
+    kept = _fastest_between(between, latency_s, keep)
+    kept |= {way: between[way] for way in also}
+    if clients is None:
+        return Ways(kept, entry, leave)
+    return Ways(kept, _fastest(entry, keep), _fastest(leave, keep))
 
 
 def _fastest(ways: Mapping[int, float], keep: int) -> dict[int, float]:
@@ -215,13 +220,26 @@ def _name(way: Way) -> str:
     return "_".join("in" if end == SOURCE else "out" if end == SINK else str(end) for end in way)
 
 
-def start_values(
-    milp: Milp, starts: list[int], ends: list[int]
-) -> tuple[float, dict[str, float]] | None:
-    """A feasible solution from ranges, as (objective, values of all variables); None if none.
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A feasible solution.
+
+    Attributes:
+        objective: Tokens/s.
+        values: Of all variables, by name.
+        used: Ways between peers that carry flow.
+    """
+
+    objective: float
+    values: Mapping[str, float]
+    used: frozenset[Way]
+
+
+def start_values(milp: Milp, starts: list[int], ends: list[int]) -> Start | None:
+    """A feasible solution from ranges; None where they are none.
 
     Args:
-        milp: The problem.
+        milp: The problem; only its rates, ways and kind matter.
         starts: First layer of each peer of the MILP.
         ends: Layer after its last.
     """
@@ -239,12 +257,14 @@ def start_values(
         if _joins(milp, way, starts, ends):
             graph.add_edge(*_ends_in_graph(way), capacity=int(min(limit, 1e9) * MTOKENS))
     value, flows = nx.maximum_flow(graph, "in", "out")
+    used: set[Way] = set()
     for way, _ in _all_ways(milp.ways):
         tail, head = _ends_in_graph(way)
         amount = flows.get(tail, {}).get(head, 0)
         if amount > 0:
             values[f"f_{_name(way)}"], values[f"d_{_name(way)}"] = amount / MTOKENS, 1.0
-    return value / MTOKENS, values
+            used |= {way} & milp.ways.between.keys()
+    return Start(value / MTOKENS, values, frozenset(used))
 
 
 def _joins(milp: Milp, way: Way, starts: list[int], ends: list[int]) -> bool:

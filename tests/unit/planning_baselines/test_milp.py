@@ -111,9 +111,8 @@ def test_start_from_even_stages_is_feasible_and_has_their_flow() -> None:
     )
     made = start_values(milp, starts, ends)
     assert made is not None
-    objective, values = made
-    assert objective == pytest.approx(757.853, abs=0.01)
-    assert set(values) == {variable.name for variable in milp.problem.variables()}
+    assert made.objective == pytest.approx(757.853, abs=0.01)
+    assert set(made.values) == {variable.name for variable in milp.problem.variables()}
 
 
 def test_dead_solver_leaves_the_start_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
