@@ -1,12 +1,9 @@
 """The `helix-p2p` command: a thin group whose subcommands are imported only when they are run.
 
 Always: `helix-p2p --help` imports click and this file alone, so that it answers at once; every
-failure we know of ends as one line on stderr and a non-zero exit status (1: it could not be done,
-2: it was asked for in a way we do not understand, 130: the person stopped it).
+subcommand's name stands here with its one line of help.
 """
 
-import os
-import sys
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import version
@@ -14,7 +11,7 @@ from types import MappingProxyType
 
 import click
 
-from helix_p2p.errors import HelixError, InputError
+from helix_p2p.cli.errors import run_command
 
 SUBCOMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -60,6 +57,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: obje
 
 @click.group(
     cls=LazyGroup,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="`helix-peer` lends a GPU to a swarm, `helix-bootstrap` runs the way into one.",
 )
@@ -71,37 +69,13 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: obje
     callback=_print_version,
     help="Show the version and exit.",
 )
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Use and plan helix-p2p swarms: large language models on volunteers' GPUs."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main() -> None:
-    """Entry point: run the command and turn every known failure into one line."""
-    try:
-        status = cli.main(prog_name="helix-p2p", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        _complain(error.format_message(), _hint(error))
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except HelixError as error:
-        _complain(error.message, error.hint)
-        sys.exit(2 if isinstance(error, InputError) else 1)
-    except BrokenPipeError:
-        # The reader of our output (`head`, a pager) left: nothing to say. Without this the
-        # interpreter would try to flush stdout on exit and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    sys.exit(status if isinstance(status, int) else 0)
-
-
-def _hint(error: click.ClickException) -> str | None:
-    context = getattr(error, "ctx", None)
-    return f"see `{context.command_path} --help`" if context is not None else None
-
-
-def _complain(message: str, hint: str | None) -> None:
-    click.echo(f"helix-p2p: {message}{f' ({hint})' if hint else ''}", err=True)
+    """Entry point: run the command; every known failure is one line (see `cli.errors`)."""
+    run_command(cli, "helix-p2p")
