@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from helix_p2p.cluster.announcement import PROTOCOL_VERSION
 from helix_p2p.errors import HandshakeRefused
-from helix_p2p.membership.credentials import Role, verify_credentials
+from helix_p2p.membership.credentials import Role, is_open, verify_credentials
 from helix_p2p.membership.messages import Hello
 from helix_p2p.types import PeerId
 
@@ -66,7 +66,7 @@ def check_hello(
             f"we speak {admission.protocol_version}",
             hint="update the older of the two",
         )
-    if hello.swarm != admission.swarm:
+    if hello.swarm != admission.swarm and not _is_guest_of_open(hello, admission):
         raise HandshakeRefused(
             f"it is of the swarm {hello.swarm[:40]}, we are of {admission.swarm}"
         )
@@ -87,3 +87,8 @@ def check_hello(
         revoked=admission.revoked,
     )
     return roles if theirs else roles - {Role.PEER, Role.PLANNER}
+
+
+def _is_guest_of_open(hello: Hello, admission: Admission) -> bool:
+    """A client that was given an address only names no swarm; an open one lets it in."""
+    return not hello.swarm and not hello.manifest_hash and is_open(admission.swarm)
