@@ -1,6 +1,6 @@
 """Asking the node that runs on this machine how it is: a unix socket in its state folder.
 
-One line of JSON per connection, then the end. Always: the socket is its owner's alone; asking
+One JSON object per connection, then the end. Always: the socket is its owner's alone; asking
 needs no network, no key and no import of asyncio, so `status` answers at once; whoever asks and
 never reads does not hold anything up.
 """
@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,21 @@ def socket_path(state_dir: Path) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def serving_status(
-    state_dir: Path, status: Callable[[], Mapping[str, Any]]
-) -> AsyncIterator[None]:
+async def serving_status(state_dir: Path, status: Callable[[], bytes]) -> AsyncIterator[None]:
     """Answer on the socket of `state_dir` for as long as the context lasts.
 
     The caller holds the folder's lock, so a socket that lies there already is a dead one.
+
+    Args:
+        state_dir: The node's folder.
+        status: Gives its status as JSON, at once.
     """
     path = socket_path(state_dir)
 
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(_WRITE_DEADLINE_S):
-                writer.write(json.dumps(status()).encode() + b"\n")
+                writer.write(status())
                 await writer.drain()
         writer.close()
 

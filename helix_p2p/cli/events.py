@@ -39,6 +39,11 @@ class EventPrinter:
             clock = time.strftime("%H:%M:%S")
             self._console.print(f"{clock}  {event.text}", markup=False, soft_wrap=True)
 
+    def say(self, text: str) -> None:
+        """Print lines for people only."""
+        if not self._as_json:
+            self._console.print(text, markup=False, soft_wrap=True)
+
     async def follow(self, status: Callable[[], NodeStatus]) -> None:
         """Show progress below the lines until cancelled; nothing where nobody looks."""
         if self._as_json or not self._console.is_terminal:

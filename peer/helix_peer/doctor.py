@@ -144,10 +144,10 @@ def _package(name: str) -> Finding:
 def _device(wanted: str) -> Finding:
     from helix_p2p.engine.hardware import find_hardware
 
-    found = find_hardware(wanted)
+    found = find_hardware(None if wanted == "auto" else wanted)
     said = (
-        f"{found.device}: {found.name}, {format_size(found.free_bytes)} of "
-        f"{format_size(found.total_bytes)} free; a peer takes {format_size(found.usable_bytes)}"
+        f"{found.device}: {found.name}, {format_size(found.memory_bytes)}; "
+        f"a peer takes {format_size(found.usable_bytes)} of it unless told otherwise"
     )
     return Finding("device", Verdict.GOOD, said)
 

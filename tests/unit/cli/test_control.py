@@ -19,9 +19,9 @@ def state_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 async def test_status_is_what_the_process_says_now(state_dir: Path) -> None:
     asked = []
 
-    def status() -> dict[str, object]:
+    def status() -> bytes:
         asked.append(1)
-        return {"state": "serving", "asked": len(asked)}
+        return b'{"state": "serving", "asked": %d}' % len(asked)
 
     async with serving_status(state_dir, status):
         assert socket_path(state_dir).stat().st_mode & 0o777 == 0o600
@@ -37,11 +37,11 @@ async def test_nothing_running_is_one_clear_error(state_dir: Path) -> None:
 
 async def test_socket_of_a_process_that_was_killed_does_not_stop_the_next(state_dir: Path) -> None:
     socket_path(state_dir).touch()
-    async with serving_status(state_dir, lambda: {"again": True}):
+    async with serving_status(state_dir, lambda: b'{"again": true}'):
         assert await asyncio.to_thread(ask_status, state_dir) == {"again": True}
 
 
 async def test_process_that_hangs_is_told_from_one_that_is_gone(tmp_path: Path) -> None:
-    async with serving_status(tmp_path, dict):
+    async with serving_status(tmp_path, lambda: b"{}"):
         with pytest.raises(DeadlineExceeded):
             ask_status(tmp_path, timeout_s=0.05)  # the loop is this thread: nobody answers
