@@ -5,8 +5,9 @@ Inputs are method calls, each with the time; each returns the effects to be carr
 `tick` several times a second, hands in every membership message, the DHT's answers and broken
 links, and says when this peer's own state changes.
 
-The parts: `view` (who is here), `adoption` (which plan), `election` (who plans), `gossip` (whom to
-tell), `Desk` (when to plan again). This module joins them: what one part learns, the others hear.
+The parts: `view` (who is here), `adoption` (which plan), `election` (who plans), `talk` (what is
+said to whom), `duty` (what the planner does), `trust` (whom to believe). This module joins them:
+what one part learns, the others hear.
 
 Always: nothing here waits or raises for a peer's bad input; nothing is sent or stored except
 through an effect.
@@ -18,22 +19,22 @@ from random import Random
 from helix_p2p import codec
 from helix_p2p.cluster.announcement import Announcement, PeerState
 from helix_p2p.cluster.snapshot import Snapshot
-from helix_p2p.errors import CapacityError, HelixError, PlanRejected, SwarmTooSmall
+from helix_p2p.errors import CapacityError, HelixError, PlanRejected
 from helix_p2p.identity import Signed
 from helix_p2p.membership import effects as fx
 from helix_p2p.membership import messages as m
-from helix_p2p.membership.adoption import Adoption, Equivocation, Offer, mark_of, next_epoch
+from helix_p2p.membership.adoption import Adoption, Equivocation, Offer, mark_of
+from helix_p2p.membership.audit import Audit
 from helix_p2p.membership.credentials import Role
 from helix_p2p.membership.detector import Verdict
-from helix_p2p.membership.drafting import Draft, draft, same_decision, sign_plan
+from helix_p2p.membership.duty import PlannerDuty
 from helix_p2p.membership.effects import Effect, MemberMessage
 from helix_p2p.membership.election import LEASE_KIND, Election, Step, Surroundings
 from helix_p2p.membership.gossip import RUMOURS_PER_MESSAGE, Gossip
 from helix_p2p.membership.own import MemberConfig, OwnState
 from helix_p2p.membership.pulls import Pulls
-from helix_p2p.membership.records import life_left_s, member_key, member_keys
-from helix_p2p.membership.replanning import Desk
-from helix_p2p.membership.timing import SLOT_S, Now
+from helix_p2p.membership.talk import Talk
+from helix_p2p.membership.timing import Now
 from helix_p2p.membership.trust import Trust
 from helix_p2p.membership.view import PLANNABLE, MembershipView, News, weighty_change
 from helix_p2p.membership.voice import Voice
@@ -42,10 +43,7 @@ from helix_p2p.types import LayerRange, PeerId
 
 Effects = tuple[Effect, ...]
 
-CONTACTS_PER_ROUND = 32
 MEMBERS_PER_REPLY = 256
-OMITTED_AFTER_S = 2 * SLOT_S
-"""A plan that leaves out someone who has been here for so long is worth an alarm."""
 
 
 class Member:
@@ -74,18 +72,18 @@ class Member:
         self.election = Election(me, timing, rng, now.s)
         self._voice = Voice(config, may_plan=self._may_plan, now=now)
         self._gossip = Gossip(me, rng, config.ping_everyone_up_to, config.fan_out)
-        self._desk = Desk(timing)
+        self._talk = Talk(
+            config, self._voice, self._gossip, self.view, self.adoption, self.election, now
+        )
+        self._duty = PlannerDuty(config, self.view, self._voice, self.adoption)
         self._pulls = Pulls(timing)
-        self._draft: Draft | None = None
         self._out: list[Effect] = []
         self._ticked_s = self._changed_s = now.s
-        self._ping_due_s = self._publish_due_s = self._look_up_due_s = now.s
         self._heard_s: float | None = None
         self._looked_up = False
         self._skewed = False
         self._left = False
-        self._plan_seen_s = now.s
-        self._audited = b""
+        self._audit = Audit()
 
     # ── what others may ask ─────────────────────────────────────────────────────────────────────
 
@@ -98,6 +96,11 @@ class Member:
     def own(self) -> OwnState:
         """What this peer says of itself."""
         return self._voice.own
+
+    @property
+    def record(self) -> Signed:
+        """The same under its signature."""
+        return self._voice.record
 
     @property
     def plan(self) -> SignedPlan | None:
@@ -123,14 +126,14 @@ class Member:
     def serving(self) -> dict[PeerId, LayerRange]:
         """Which layers are loaded where and may be routed over, this peer included."""
         serving = self.view.serving()
-        own = self._voice.own
-        if own.serving is not None and own.state is PeerState.SERVING:
-            serving[self._me] = own.serving
+        own = self._voice.announcement.routable
+        if own is not None:
+            serving[self._me] = own
         return serving
 
     def snapshot(self) -> Snapshot | None:
         """What a planner would plan over now; None without a model."""
-        basis = self._make_draft()
+        basis = self._duty.draft()
         return basis.snapshot if basis else None
 
     def records(self) -> tuple[Signed, ...]:
@@ -151,15 +154,15 @@ class Member:
             self.view.forgive(now.s - self._ticked_s)  # we stood still, not they
             self._heard_s = now.s if self._heard_s is not None else None
         self._ticked_s = now.s
-        self._look_up(now)
-        self._talk(now)
+        self._out += self._talk.tick(now)
         self._check_members(now)
         self._check_clock()
         for peer, plan_hash in self._pulls.due(now.s):
             self._send(peer, m.GetPlan(plan_hash))
         self._elect(now)
-        self._start_planning(now)
-        self._audit(now)
+        self._plan(now)
+        if not self.is_planner and (alarm := self._audit.check(self.view, now.s)) is not None:
+            self._out.append(alarm)
         return self._drain()
 
     def set_own(self, own: OwnState, now: Now) -> Effects:
@@ -169,8 +172,8 @@ class Member:
         before = self._voice.announcement
         self._voice.change(own, self.plan, now)
         if weighty_change(before, self._voice.announcement):
-            self._membership_changed(now, at_once=False)
-        self._talk(now)
+            self._membership_changed(now)
+        self._out += self._talk.tick(now)
         return self._drain()
 
     def leave(self, now: Now) -> Effects:
@@ -181,10 +184,10 @@ class Member:
             self.election.resign(now.s)
             self._stepped_down("this peer leaves")
         self._voice.change(OwnState(state=PeerState.LEFT), self.plan, now)
-        for peer in self._gossip.targets(self._members()):
+        for peer in self._talk.targets():
             self._ping(peer, now)
             self._send(peer, m.PeerGone(self._me, leaving=True))
-        self._publish(now)
+        self._out.append(self._talk.publish(now))
         self._left = True
         return self._drain()
 
@@ -235,19 +238,20 @@ class Member:
         self.adoption.persist_failed(plan_hash)
         if self.election.is_planner:
             self.election.resign(now.s)
-            self._desk.clear()
-            self._out.append(fx.SteppedDown("the high-water mark cannot be written"))
+            self._stepped_down("the high-water mark cannot be written")
         return self._drain()
 
     def on_plan_solved(self, request: int, placement: Placement, now: Now) -> Effects:
         """The solver's answer to `StartPlanning`."""
-        if self._desk.finish(request) and self.election.is_planner and self._draft is not None:
-            self._publish_plan(self._draft, placement, now)
+        if self._duty.finish(request) and self.election.is_planner:
+            record = self._duty.plan(placement, now)
+            if record is not None and self._offer(record, self._me, now) is None:
+                self._duty.again(now)
         return self._drain()
 
     def on_plan_failed(self, request: int, error: HelixError, now: Now) -> Effects:
         """The solver found nothing, and why."""
-        if self._desk.finish(request) and self.election.is_planner:
+        if self._duty.finish(request) and self.election.is_planner:
             self._planning_failed(error, now)
         return self._drain()
 
@@ -290,7 +294,7 @@ class Member:
         if peer in self.view:
             self._heard_s = now.s
         if isinstance(message, m.Ping):
-            self._send(peer, m.Pong(*self._word(peer, message.number, now)))
+            self._out.append(self._talk.pong(peer, message.number, now))
         for record in message.rumours[:RUMOURS_PER_MESSAGE]:
             self._learn(record, peer, now)
         if message.lease is not None:
@@ -319,7 +323,7 @@ class Member:
                 self.trust.admit(entry.announcement.credentials, entry.peer, now.unix_s)
             except HelixError:
                 self._lose(entry.peer, "banned", now)
-        for peer in self._gossip.targets(self._members()):
+        for peer in self._talk.targets():
             self._send(peer, m.PushRevocations(record))
 
     def _take_gone(self, peer: PeerId, gone: PeerId, now: Now, *, leaving: bool) -> None:
@@ -347,7 +351,7 @@ class Member:
             case News.JOINED:
                 self._out.append(fx.MemberJoined(owner, learned.announcement))
                 self._gossip.spread(owner, len(self.view))
-                self._membership_changed(now, at_once=False)
+                self._membership_changed(now)
                 if len(self.view) <= 3:
                     self._send(owner, m.GetMembers())
             case News.CHANGED:
@@ -357,7 +361,7 @@ class Member:
                 if out:
                     self.election.on_gone(owner, now.s)
                 if learned.weighty:
-                    self._membership_changed(now, at_once=out)
+                    self._membership_changed(now, lost=owner if out else None)
             case News.LEFT:
                 self._lost(owner, "left", now)
             case News.CONTACT:
@@ -367,20 +371,28 @@ class Member:
                 pass
 
     def _check_members(self, now: Now) -> None:
-        watched = frozenset(self._gossip.watched(self._members()))
+        watched = frozenset(self._talk.watched())
         for peer, verdict in self.view.check(now, watched):
             match verdict:
                 case Verdict.PROBE:
                     self._ping(peer, now)
                 case Verdict.REPORT:
-                    for other in {*self._gossip.targets(self._members()), *self._planners()}:
-                        if other != peer:
-                            self._send(other, m.PeerGone(peer, leaving=False))
+                    self._report(peer)
                 case Verdict.EVICT:
                     self._lose(peer, "lost", now)
                 case Verdict.NOTHING:
                     pass
         self.view.expire(now)
+
+    def _report(self, peer: PeerId) -> None:
+        """Say that a probe failed, to the planner above all: it acts on it."""
+        told = dict.fromkeys(self._talk.targets())
+        holder = self.election.holder
+        if holder is not None and holder in self.view:
+            told[holder] = None
+        for other in told:
+            if other != peer:
+                self._send(other, m.PeerGone(peer, leaving=False))
 
     def _lose(self, peer: PeerId, reason: str, now: Now) -> None:
         self.view.forget(peer, now, heard_only=reason == "lost")
@@ -389,7 +401,7 @@ class Member:
     def _lost(self, peer: PeerId, reason: str, now: Now) -> None:
         self._out.append(fx.MemberLost(peer, reason))
         self.election.on_gone(peer, now.s)
-        self._membership_changed(now, at_once=True)
+        self._membership_changed(now, lost=peer)
 
     def _convict(self, proof: m.PushProof, now: Now) -> None:
         peer = self.trust.convict(proof)
@@ -399,16 +411,16 @@ class Member:
         if peer in self.view:
             self._lose(peer, "banned", now)
         self.election.on_gone(peer, now.s)
-        for other in self._gossip.targets(self._members()):
+        for other in self._talk.targets():
             self._send(other, proof)
 
-    def _membership_changed(self, now: Now, *, at_once: bool) -> None:
+    def _membership_changed(self, now: Now, lost: PeerId | None = None) -> None:
         self._changed_s = now.s
         if self.election.is_planner:
-            if at_once:
-                self._desk.at_once(now.s)
+            if lost is not None:
+                self._duty.lost(lost, now)
             else:
-                self._desk.soon(now.s)
+                self._duty.joined(now)
 
     def _check_clock(self) -> None:
         offset_s = self.view.clock_offset_s()
@@ -417,67 +429,15 @@ class Member:
             self._skewed = skewed
             self._out.append(fx.ClockSkewed(offset_s if skewed else None))
 
-    # ── talking ─────────────────────────────────────────────────────────────────────────────────
-
-    def _members(self) -> list[PeerId]:
-        return sorted(entry.peer for entry in self.view)
-
-    def _planners(self) -> list[PeerId]:
-        holder = self.election.holder
-        return [holder] if holder is not None and holder in self.view else []
-
     def _send(self, peer: PeerId, message: MemberMessage) -> None:
         self._out.append(fx.SendTo(peer, message))
+
+    def _ping(self, peer: PeerId, now: Now) -> None:
+        self._out.append(self._talk.ping(peer, now))
 
     def _drain(self) -> Effects:
         out, self._out = tuple(self._out), []
         return out
-
-    def _ping(self, peer: PeerId, now: Now) -> None:
-        self._send(peer, m.Ping(*self._word(peer, self._gossip.ping_sent(peer, now.s), now)))
-
-    def _word(
-        self, to: PeerId, number: int, now: Now
-    ) -> tuple[int, bytes, Signed, int, float, tuple[Signed, ...], Signed | None]:
-        """The fields of a ping or pong."""
-        plan = self.plan
-        entries = (self.view.get(peer) for peer in self._gossip.rumours(to))
-        return (
-            int(plan.plan.epoch) if plan else 0,
-            plan.hash if plan else b"",
-            self._voice.record,
-            number,
-            now.unix_s,
-            tuple(entry.record for entry in entries if entry is not None),
-            self.election.latest_beat,
-        )
-
-    def _talk(self, now: Now) -> None:
-        """Ping when a period is over, or at once when there is something to tell."""
-        told = self._voice.take_due(now.s)
-        if told or now.s >= self._ping_due_s:
-            self._ping_due_s = now.s + self._timing.ping_s
-            self._voice.renew(self.plan, now)
-            for peer in self._gossip.targets(self._members()):
-                self._ping(peer, now)
-            for peer in list(self.view.contacts)[:CONTACTS_PER_ROUND]:
-                self._ping(peer, now)
-        if told or now.s >= self._publish_due_s:
-            self._publish(now)
-
-    def _publish(self, now: Now) -> None:
-        self._publish_due_s = now.s + self._timing.publish_s
-        life_s = life_left_s(self._voice.announcement, now.unix_s, self._timing.record_life_s)
-        key = member_key(self.config.swarm, self._me)
-        self._out.append(fx.PublishRecord(key, self._me, self._voice.record, life_s))
-
-    def _look_up(self, now: Now) -> None:
-        if now.s < self._look_up_due_s:
-            return
-        timing = self._timing
-        period_s = timing.look_up_s if len(self.view) else timing.look_up_alone_s
-        self._look_up_due_s = now.s + period_s * max(1.0, len(self.view) / 1000)
-        self._out.append(fx.LookUpMembers(member_keys(self.config.swarm)))
 
     # ── plans ───────────────────────────────────────────────────────────────────────────────────
 
@@ -509,9 +469,9 @@ class Member:
         planner = plan.plan.planner
         if self.view.is_gone(planner) or planner in self.trust.proofs:
             self.election.on_gone(planner, now.s)
-        self._plan_seen_s = now.s
+        self._audit.adopted(plan, now.s)
         self._out.append(fx.Adopted(plan, previous))
-        targets = self._gossip.targets(self._members())
+        targets = self._talk.targets()
         if planner == self._me:
             for peer in targets:
                 self._send(peer, m.PushPlan(plan.record))
@@ -540,7 +500,7 @@ class Member:
         match self.election.tick(around, now.s):
             case Step.STEP_IN:
                 self._out.append(fx.BecamePlanner("it is first in rank and nobody plans"))
-                self._desk.at_once(now.s)
+                self._duty.begin(now)
                 self._beat(now)
             case Step.STEP_DOWN:
                 self._stepped_down("it hears nobody, or may not plan now")
@@ -553,90 +513,25 @@ class Member:
         lease = self.election.beat(now.unix_s, now.s)
         record = self.config.identity.sign(LEASE_KIND, self.config.swarm, codec.encode(lease))
         self.election.latest_beat = record
-        for peer in self._gossip.targets(self._members()):
+        for peer in self._talk.targets():
             self._send(peer, m.Beat(record))
 
     def _stepped_down(self, reason: str) -> None:
-        self._desk.clear()
+        self._duty.end()
         self._out.append(fx.SteppedDown(reason))
 
-    def _make_draft(self) -> Draft | None:
-        if self.config.model is None:
-            return None
-        own = (self._voice.record, self._voice.announcement)
-        return draft(self.config.model, own, self.view.plannable())
-
-    def _start_planning(self, now: Now) -> None:
+    def _plan(self, now: Now) -> None:
         if not self.election.is_planner:
             return
-        epoch = next_epoch(self.adoption.highest_epoch, now.unix_s)
-        request = self._desk.take(now.s) if epoch is not None else None
-        if request is None or epoch is None:
-            return
-        self._draft = basis = self._make_draft()
-        if basis is None or not basis.snapshot.peers:
-            self._desk.finish(request)
-            self._planning_failed(self._too_small(), now)
-            return
-        live = self.plan.plan.placement if self.plan else None
-        self._out.append(fx.StartPlanning(request, basis.snapshot, live, epoch))
-
-    def _too_small(self) -> SwarmTooSmall:
-        model = self.config.model
-        missing = model.weight_bytes(model.all_layers) if model else 0
-        return SwarmTooSmall(missing_bytes=missing, usable_peers=0, total_peers=len(self.view) + 1)
+        job = self._duty.start(now)
+        if isinstance(job, fx.StartPlanning):
+            self._out.append(job)
+        elif job is not None:
+            self._planning_failed(job, now)
 
     def _planning_failed(self, error: HelixError, now: Now) -> None:
         self._out.append(fx.PlanningFailed(error))
         if not isinstance(error, CapacityError):
-            self._desk.later(now.s)
+            self._duty.again(now)
         elif self.election.on_unsolvable(self.view.candidates(), now.s):
             self._stepped_down("no plan is possible, and another is first in rank")
-
-    def _publish_plan(self, basis: Draft, placement: Placement, now: Now) -> None:
-        assigned = {assignment.peer for assignment in placement.assignments}
-        present = {entry.peer for entry in self.view.plannable()} | {self._me}
-        if not assigned <= present:
-            self._desk.at_once(now.s)  # someone has gone while the solver was at work
-            return
-        current = self.plan
-        if (
-            current is not None
-            and current.plan.planner == self._me
-            and same_decision(current.plan.placement, placement)
-        ):
-            return
-        epoch = next_epoch(self.adoption.highest_epoch, now.unix_s)
-        if epoch is None:
-            self._desk.later(now.s)
-            return
-        record = sign_plan(
-            self.config.identity,
-            self.config.swarm,
-            epoch=epoch,
-            previous=current,
-            basis=basis,
-            placement=placement,
-            unix_s=now.unix_s,
-        )
-        if self._offer(record, self._me, now) is None:
-            self._desk.later(now.s)
-
-    def _audit(self, now: Now) -> None:
-        """A planner that leaves out members who have long been here is worth an alarm."""
-        plan = self.plan
-        if plan is None or plan.hash == self._audited or self.election.is_planner:
-            return
-        if now.s - self._plan_seen_s < OMITTED_AFTER_S:
-            return
-        self._audited = plan.hash
-        named = {record.signer for record in plan.plan.announcements}
-        omitted = tuple(
-            sorted(
-                entry.peer
-                for entry in self.view.plannable()
-                if entry.peer not in named and now.s - entry.joined_s > OMITTED_AFTER_S
-            )
-        )
-        if omitted:
-            self._out.append(fx.PlanOmits(plan.plan.planner, omitted))

@@ -54,6 +54,10 @@ class Desk:
         self._due_s = self._asked_s = None
         self._running = False
 
+    def supersede(self) -> None:
+        """The running job's answer would be of no use; the next one need not wait for it."""
+        self._running = False
+
     def take(self, now_s: float) -> int | None:
         """The number of a request to start now, if one is due and the solver is free."""
         if self._running or self._due_s is None or now_s < self._due_s:

@@ -296,10 +296,9 @@ class MembershipView:
     def serving(self) -> dict[PeerId, LayerRange]:
         """Which layers are loaded where, at members that are not under suspicion."""
         return {
-            entry.peer: entry.announcement.serving
+            entry.peer: entry.announcement.routable
             for entry in self
-            if entry.announcement.serving is not None
-            and entry.announcement.state is PeerState.SERVING
+            if entry.announcement.routable is not None
             and entry.detector.condition is Condition.ALIVE
         }
 

@@ -1,0 +1,119 @@
+"""The planner's duty: when to plan, over what, and which answers become plans.
+
+Always: at most one solver job counts, and a placement that gives layers to a peer that has gone
+since is planned again, not published.
+"""
+
+from helix_p2p.errors import SwarmTooSmall
+from helix_p2p.identity import Signed
+from helix_p2p.membership.adoption import Adoption, next_epoch
+from helix_p2p.membership.drafting import Draft, draft, same_decision, sign_plan
+from helix_p2p.membership.effects import StartPlanning
+from helix_p2p.membership.own import MemberConfig
+from helix_p2p.membership.replanning import Desk
+from helix_p2p.membership.timing import Now
+from helix_p2p.membership.view import MembershipView
+from helix_p2p.membership.voice import Voice
+from helix_p2p.planning.plan import Placement
+from helix_p2p.types import PeerId
+
+
+class PlannerDuty:
+    """See the module's description.
+
+    Args:
+        config: What does not change.
+        view: Who is here.
+        voice: Our own announcement, which every plan of ours carries.
+        adoption: The live plan.
+    """
+
+    def __init__(
+        self, config: MemberConfig, view: MembershipView, voice: Voice, adoption: Adoption
+    ) -> None:
+        self._config = config
+        self._me = config.identity.peer_id
+        self._view = view
+        self._voice = voice
+        self._adoption = adoption
+        self._desk = Desk(config.timing)
+        self._basis: Draft | None = None
+
+    def begin(self, now: Now) -> None:
+        """We plan from now on."""
+        self._desk.at_once(now.s)
+
+    def end(self) -> None:
+        """We plan no longer."""
+        self._desk.clear()
+
+    def joined(self, now: Now) -> None:
+        """A member joined, or one changed so much that a new plan may pay."""
+        self._desk.soon(now.s)
+
+    def lost(self, peer: PeerId, now: Now) -> None:
+        """A member is gone; a job that counts on it is of no use any more."""
+        if self._basis is not None and peer in self._basis.peers:
+            self._desk.supersede()
+        self._desk.at_once(now.s)
+
+    def again(self, now: Now) -> None:
+        """Something passing went wrong; try again after a while."""
+        self._desk.later(now.s)
+
+    def finish(self, request: int) -> bool:
+        """The solver answered; whether the answer counts."""
+        return self._desk.finish(request)
+
+    def draft(self) -> Draft | None:
+        """What we would plan with now; None without a model."""
+        if self._config.model is None:
+            return None
+        own = (self._voice.record, self._voice.announcement)
+        return draft(self._config.model, own, self._view.plannable())
+
+    def start(self, now: Now) -> StartPlanning | SwarmTooSmall | None:
+        """The job that is due, if one is; or why there is nothing to solve."""
+        epoch = next_epoch(self._adoption.highest_epoch, now.unix_s)
+        request = self._desk.take(now.s) if epoch is not None else None
+        if request is None or epoch is None:
+            return None
+        self._basis = basis = self.draft()
+        if basis is None or not basis.snapshot.peers:
+            self._desk.finish(request)
+            return self._too_small()
+        live = self._adoption.current
+        placement = live.plan.placement if live else None
+        return StartPlanning(request, basis.snapshot, placement, epoch)
+
+    def plan(self, placement: Placement, now: Now) -> Signed | None:
+        """The solver's answer as a signed plan; None when it is not to be published."""
+        basis, live = self._basis, self._adoption.current
+        if basis is None:
+            return None
+        assigned = {assignment.peer for assignment in placement.assignments}
+        present = {entry.peer for entry in self._view.plannable()} | {self._me}
+        if not assigned <= present:
+            self._desk.at_once(now.s)
+            return None
+        ours = live is not None and live.plan.planner == self._me
+        if live is not None and ours and same_decision(live.plan.placement, placement):
+            return None
+        epoch = next_epoch(self._adoption.highest_epoch, now.unix_s)
+        if epoch is None:
+            self._desk.later(now.s)
+            return None
+        return sign_plan(
+            self._config.identity,
+            self._config.swarm,
+            epoch=epoch,
+            previous=live,
+            basis=basis,
+            placement=placement,
+            unix_s=now.unix_s,
+        )
+
+    def _too_small(self) -> SwarmTooSmall:
+        model = self._config.model
+        missing = model.weight_bytes(model.all_layers) if model else 0
+        return SwarmTooSmall(missing_bytes=missing, usable_peers=0, total_peers=len(self._view) + 1)
