@@ -86,6 +86,12 @@ class Announcement:
         """Later announcements of one peer compare greater."""
         return (self.incarnation, self.sequence)
 
+    @property
+    def routable(self) -> LayerRange | None:
+        """What may be routed over; while it loads a new range, a peer goes on serving the old."""
+        routes = self.state in (PeerState.LOADING, PeerState.SERVING)
+        return self.serving if routes else None
+
     def signed(self, identity: Identity, swarm: str) -> Signed:
         """Put it under its owner's signature."""
         return identity.sign(ANNOUNCEMENT_KIND, swarm, codec.encode(self))

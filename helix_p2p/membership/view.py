@@ -32,6 +32,11 @@ WEIGHTY_CHANGE = 0.2
 """Memory or speed that changes by less than this is not worth a new plan."""
 
 
+CONTACT_TRIES = 4
+READMIT_S = 60.0
+"""How often a member's certificate is checked again, for its expiry."""
+
+
 class News(Enum):
     """What an announcement brought."""
 
@@ -53,6 +58,7 @@ class MemberEntry:
     roles: frozenset[Role]
     detector: Detector
     joined_s: float
+    admitted_s: float
     rtt_s: float | None = None
     skew_s: float | None = None
     skew_seen_s: float = 0.0
@@ -63,6 +69,13 @@ class _Tombstone:
     order: tuple[int, int]
     gone_s: float
     heard_only: bool
+
+
+@dataclass(slots=True)
+class _Contact:
+    order: tuple[int, int]
+    asked_s: float | None = None
+    tries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +121,7 @@ class MembershipView:
         self._timing = timing
         self._most_members = most_members
         self._members: dict[PeerId, MemberEntry] = {}
-        self._contacts: dict[PeerId, tuple[Signed, Announcement]] = {}
+        self._contacts: dict[PeerId, _Contact] = {}
         self._gone: dict[PeerId, _Tombstone] = {}
 
     def __len__(self) -> int:
@@ -124,10 +137,21 @@ class MembershipView:
         """What is known of a member."""
         return self._members.get(peer)
 
-    @property
-    def contacts(self) -> Collection[PeerId]:
-        """Peers of whom only a record is known; a ping shows whether they live."""
-        return self._contacts.keys()
+    def contacts_to_ping(self, now_s: float, most: int) -> list[PeerId]:
+        """Peers of whom only a record is known; a ping shows whether they live.
+
+        Each is pinged once a period, and given up after a few silent ones.
+        """
+        due: list[PeerId] = []
+        for peer, contact in list(self._contacts.items()):
+            if contact.asked_s is not None and now_s - contact.asked_s < self._timing.ping_s:
+                continue
+            if contact.tries == CONTACT_TRIES:
+                del self._contacts[peer]
+            elif len(due) < most:
+                contact.asked_s, contact.tries = now_s, contact.tries + 1
+                due.append(peer)
+        return due
 
     # ── learning ────────────────────────────────────────────────────────────────────────────────
 
@@ -181,8 +205,9 @@ class MembershipView:
         self, entry: MemberEntry, record: Signed, said: Announcement, now: Now, *, direct: bool
     ) -> Learned:
         old = entry.announcement
-        if said.credentials != old.credentials:
+        if said.credentials != old.credentials or now.s - entry.admitted_s > READMIT_S:
             entry.roles = self._admit(said.credentials, entry.peer, now.unix_s)
+            entry.admitted_s = now.s
         entry.record, entry.announcement = record, said
         if not direct:
             age_s = max(0.0, now.unix_s + (entry.skew_s or 0.0) - said.issued_unix_s)
@@ -202,17 +227,19 @@ class MembershipView:
         seen = self._contacts.get(peer)
         tombstone = self._gone.get(peer)
         heard_only = tombstone is not None and tombstone.heard_only
-        rises = seen is not None and said.order > seen[1].order
+        rises = seen is not None and said.order > seen.order
         if not direct and (heard_only or not rises):
+            if seen is not None and not rises:
+                return Learned(News.NOTHING, said)
             if len(self._contacts) < self._most_members:
-                self._contacts[peer] = (record, said)
+                self._contacts[peer] = _Contact(said.order)
             return Learned(News.CONTACT, said)
         if len(self._members) >= self._most_members:
             raise RecordRejected(f"more than {self._most_members} members are not kept")
         self._contacts.pop(peer, None)
         self._gone.pop(peer, None)
         detector = Detector(self._timing, now.s)
-        self._members[peer] = MemberEntry(peer, record, said, roles, detector, now.s)
+        self._members[peer] = MemberEntry(peer, record, said, roles, detector, now.s, now.s)
         return Learned(News.JOINED, said, weighty=True)
 
     def heard(self, peer: PeerId, now: Now, *, unix_s: float, rtt_s: float | None) -> None:

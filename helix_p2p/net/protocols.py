@@ -1,7 +1,10 @@
 """The protocol ids that streams are opened with; one number per protocol, raised when it breaks."""
 
 CONTROL_PROTOCOL = "/helix-p2p/control/1"
-"""Membership: pings, plans, members, the model's small files, status."""
+"""Questions and answers: plan, members, the model's small files, status, probes."""
+
+MEMBER_PROTOCOL = "/helix-p2p/member/1"
+"""Membership among members: pings, beats, plans, rumours."""
 
 CLIENT_PROTOCOL = "/helix-p2p/client/1"
 """Client and entry peer: generations, many on one stream."""

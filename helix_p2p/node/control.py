@@ -4,9 +4,7 @@ Always: an answer comes from memory, at once; files are those of the manifest th
 a path; a probe's size is bounded.
 """
 
-import json
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from helix_p2p.errors import InvalidRequest, ProtocolError
 from helix_p2p.identity import Signed
@@ -36,7 +34,7 @@ class ControlService:
         plan: A plan by hash, the highest adopted one for an empty hash.
         members: Announcements that are fresh here, our own among them.
         files: The model's shared files by name, `manifest.json` among them.
-        status: How this node is, JSON-able.
+        status: How this node is, as JSON.
     """
 
     def __init__(
@@ -45,7 +43,7 @@ class ControlService:
         plan: Callable[[bytes], Signed | None],
         members: Callable[[], tuple[Signed, ...]],
         files: Mapping[str, bytes],
-        status: Callable[[], Mapping[str, Any]],
+        status: Callable[[], bytes],
     ) -> None:
         self._plan = plan
         self._members = members
@@ -70,7 +68,7 @@ class ControlService:
                 body = self._files.get(name)
                 return FileReply(name, body is not None), body or b""
             case GetStatus():
-                return StatusReply(), json.dumps(self._status()).encode()
+                return StatusReply(), self._status()
             case Probe(size_bytes):
                 if not 0 <= size_bytes <= PROBE_LIMIT_BYTES:
                     raise InvalidRequest(f"a probe takes at most {PROBE_LIMIT_BYTES} bytes")

@@ -8,11 +8,17 @@ from dataclasses import dataclass
 
 from helix_p2p.errors import ConfigError, ModelError
 from helix_p2p.identity import Identity
-from helix_p2p.membership.credentials import certify, grant, open_swarm_id_of, swarm_id_of
+from helix_p2p.membership.credentials import (
+    ALL_ROLES,
+    certify,
+    grant,
+    open_swarm_id_of,
+    swarm_id_of,
+)
 from helix_p2p.membership.handshake import Admission
 from helix_p2p.membership.invite import Invite, read_invite
 
-_CENTURY_S = 100 * 365 * 86_400.0
+_FOR_EVER_UNIX_S = 32_503_680_000.0  # the year 3000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class Belonging:
         )
 
 
-def model_of_invite(text: str, now_unix_s: float) -> Invite:
+def usable_invite(text: str, now_unix_s: float) -> Invite:
     """Read an invite that is to be used now.
 
     Raises:
@@ -103,13 +109,15 @@ def belong_to_open_swarm(
     )
 
 
-def found_swarm(root: Identity, identity: Identity, manifest_hash: str) -> Belonging:
+def found_swarm(
+    root: Identity, identity: Identity, manifest_hash: str, bootstrap: tuple[str, ...] = ()
+) -> Belonging:
     """A bootstrap node's place in the swarm whose root key it holds: it vouches for itself."""
     own = Identity(root.seed[::-1])
-    granted = grant(root, own, (), _CENTURY_S)
+    granted = grant(root, own, ALL_ROLES, _FOR_EVER_UNIX_S)
     return Belonging(
         swarm_id_of(root.public_key),
-        (),
+        bootstrap,
         manifest_hash,
         root.public_key,
         certify(own, granted, identity.public_key),

@@ -170,7 +170,7 @@ class MembershipDriver:
         with contextlib.suppress(HelixError):
             await self._directory.publish(
                 effect.key,
-                effect.subkey.encode(),
+                effect.subkey,
                 codec.encode(effect.record),
                 effect.expires_in_s,
             )

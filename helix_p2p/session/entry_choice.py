@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from random import Random
 
-from helix_p2p.cluster.announcement import Announcement, PeerState
+from helix_p2p.cluster.announcement import Announcement
 from helix_p2p.planning.plan import Placement
 from helix_p2p.routing.iwrr import InterleavedRoundRobin
 from helix_p2p.routing.masks import Masks
@@ -53,7 +53,7 @@ def entry_candidates(
     return tuple(
         EntryCandidate(peer, weights.get(peer, 0), said.addresses)
         for peer, said in sorted(announced, key=lambda item: item[0])
-        if said.state is PeerState.SERVING and said.serving is not None and said.serving.start == 0
+        if said.routable is not None and said.routable.start == 0
     )
 
 

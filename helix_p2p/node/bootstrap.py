@@ -1,0 +1,140 @@
+"""A bootstrap node: the way into the DHT, a member that holds no layers and never plans.
+
+It keeps the swarm's root key, follows plans to hand them to clients, and hands out the model's
+small files. It takes a plan when an admitted planner signed it; what a plan says is rechecked by
+those who act on it.
+
+Always: when it is gone, members go on without it; a restart comes back as the same node.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+from helix_p2p.cluster.announcement import PeerState
+from helix_p2p.cluster.manifest import Manifest
+from helix_p2p.engine.hub import find_model
+from helix_p2p.engine.manifest import read_manifest
+from helix_p2p.membership.adoption import HighWater
+from helix_p2p.membership.credentials import open_swarm_id_of
+from helix_p2p.membership.effects import Effect
+from helix_p2p.membership.own import MemberConfig, OwnState
+from helix_p2p.node.config import BootstrapConfig
+from helix_p2p.node.events import NodeEvent, OnEvent, ignore
+from helix_p2p.node.joining import Belonging, found_swarm
+from helix_p2p.node.narrator import narrate
+from helix_p2p.node.presence import Place, Presence, presence
+from helix_p2p.node.shared_files import read_shared_files
+from helix_p2p.node.state import StateDir
+from helix_p2p.node.status import NodeStatus, plan_status
+from helix_p2p.node.swarm_view import member_statuses
+from helix_p2p.planning.plan import SignedPlan
+
+ADDRESS_REFRESH_S = 30.0
+
+
+class BootstrapNode:
+    """A running bootstrap node; made by `BootstrapNode.running`."""
+
+    def __init__(
+        self, config: BootstrapConfig, belonging: Belonging, manifest: Manifest, on_event: OnEvent
+    ) -> None:
+        self.config = config
+        self.belonging = belonging
+        self.manifest = manifest
+        self._on_event = on_event
+        self._here: Presence | None = None
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def running(
+        cls, config: BootstrapConfig, on_event: OnEvent = ignore
+    ) -> "AsyncIterator[BootstrapNode]":
+        """Run one for as long as the block lasts.
+
+        Raises:
+            HelixError: It cannot start; one line says why.
+        """
+        with StateDir(config.state_dir) as state:
+            name, folder = await asyncio.to_thread(find_model, config.model)
+            manifest = await asyncio.to_thread(lambda: read_manifest(folder, name=name))
+            identity = state.identity()
+            if config.open_swarm:
+                swarm = open_swarm_id_of(manifest.manifest_hash)
+                belonging = Belonging(
+                    swarm, config.network.bootstrap, manifest.manifest_hash, None, b""
+                )
+            else:
+                belonging = found_swarm(
+                    state.swarm_key(), identity, manifest.manifest_hash, config.network.bootstrap
+                )
+            mark = state.high_water(belonging.swarm)
+            place = Place(
+                identity=identity,
+                belonging=belonging,
+                network=config.network,
+                state=state,
+                member=MemberConfig(
+                    identity=identity,
+                    swarm=belonging.swarm,
+                    incarnation=int(time.time() * 1000),
+                    validate=_as_signed,
+                    root_public_key=belonging.root_public_key,
+                    credentials=belonging.credentials,
+                    may_plan=False,
+                    high_water=HighWater(*mark.order) if mark else None,
+                    public_name="bootstrap",
+                    timing=config.timing,
+                ),
+                files=read_shared_files(folder, manifest),
+            )
+            node = cls(config, belonging, manifest, on_event)
+            async with presence(place, node._observe, node.status) as here:  # noqa: SLF001
+                node._here = here  # noqa: SLF001
+                node._announce()  # noqa: SLF001
+                try:
+                    yield node
+                finally:
+                    here.driver.leave()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Multiaddrs by which others come in."""
+        return tuple(self._here.transport.addresses) if self._here else ()
+
+    def status(self) -> NodeStatus:
+        """How it is and whom it knows."""
+        assert self._here is not None
+        member = self._here.member
+        return NodeStatus(
+            role="bootstrap",
+            peer=member.peer_id,
+            swarm=self.belonging.swarm,
+            trusted=self.belonging.trusted,
+            model=self.manifest.name,
+            manifest_hash=self.manifest.manifest_hash,
+            layers=self.manifest.layers,
+            state="running",
+            addresses=self.addresses,
+            uptime_s=self._here.uptime_s,
+            planner=member.planner,
+            plan=plan_status(member.plan) if member.plan else None,
+            members=member_statuses(member, time.monotonic()),
+        )
+
+    def _announce(self) -> None:
+        assert self._here is not None
+        own = OwnState(state=PeerState.STANDBY, addresses=self.addresses)
+        self._here.driver.set_own(own)
+
+    def _observe(self, effect: Effect) -> None:
+        if self._here is None:
+            return
+        event: NodeEvent | None = narrate(effect, self._here.member.peer_id)
+        if event is not None:
+            self._on_event(event)
+
+
+def _as_signed(_plan: SignedPlan, _now_unix_s: float) -> None:
+    """The signature and the epoch were checked before; nothing here acts on a plan."""

@@ -1,0 +1,90 @@
+"""What this machine lends: a device, its memory, an engine for the model, and how fast that is.
+
+The planner counts memory in the model's own dtype, so that all peers mean the same by a layer's
+bytes; a peer that holds the model in another dtype announces as much memory as it is worth (half as
+much in float32 where the model is in bfloat16).
+
+Always: what is announced was measured on this device with this model's shapes.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from helix_p2p.cluster.manifest import Manifest
+from helix_p2p.cluster.model import ModelSpec
+from helix_p2p.cluster.profile import SpeedProfile
+from helix_p2p.engine.architecture import read_architecture
+from helix_p2p.engine.hardware import Hardware, find_hardware
+from helix_p2p.engine.profile import speed_of
+from helix_p2p.engine.spec import spec_of
+from helix_p2p.engine.torch_engine import EngineConfig, TorchEngine
+from helix_p2p.engine.wireformat import DTYPES
+from helix_p2p.errors import ConfigError
+from helix_p2p.node.config import PeerConfig
+
+_SHORT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """A device with an engine on it.
+
+    Attributes:
+        engine: Nothing loaded yet.
+        hardware: The device.
+        dtype: `f32`, `bf16` or `f16`; what the engine computes in.
+        spec: The model's sizes in its own dtype, the same on every peer.
+        memory_bytes: As announced, in the model's own dtype.
+        budget_bytes: As it is on this device.
+        speed: Measured.
+    """
+
+    engine: TorchEngine
+    hardware: Hardware
+    dtype: str
+    spec: ModelSpec
+    memory_bytes: int
+    budget_bytes: int
+    speed: SpeedProfile
+
+
+def lend(config: PeerConfig, folder: Path, manifest: Manifest) -> Loan:
+    """Find the device, make an engine for the model, measure it; takes seconds the first time.
+
+    Raises:
+        ConfigError: The device that was asked for is not there, or it has less memory.
+        ModelError: The model cannot be served.
+    """
+    if config.torch_threads is not None:
+        torch.set_num_threads(config.torch_threads)
+    hardware = find_hardware(config.device)
+    dtype = hardware.dtype if config.dtype == "auto" else _SHORT[config.dtype]
+    budget = config.memory_bytes or hardware.usable_bytes
+    if budget > hardware.total_bytes:
+        raise ConfigError(
+            f"{budget / 1e9:.1f} GB are more than the {hardware.total_bytes / 1e9:.1f} GB of "
+            f"{hardware.name}",
+            hint="lower --max-memory",
+        )
+    engine_config = EngineConfig(budget, hardware.device, dtype)
+    engine = TorchEngine(folder, manifest, engine_config)
+    spec = swarm_spec(folder, manifest)
+    worth = DTYPES[own_dtype(folder)].itemsize / DTYPES[dtype].itemsize
+    speed = speed_of(folder, manifest, engine_config, device_name=hardware.name)
+    return Loan(engine, hardware, dtype, spec, int(budget * worth), budget, speed)
+
+
+def swarm_spec(folder: Path, manifest: Manifest) -> ModelSpec:
+    """The model's sizes in its own dtype."""
+    architecture, whole = read_architecture(folder)
+    return spec_of(manifest, architecture, whole, DTYPES[own_dtype(folder)])
+
+
+def own_dtype(folder: Path) -> str:
+    """The dtype that the model's configuration names, `f32` where it names none."""
+    config = json.loads((folder / "config.json").read_bytes())
+    named = config.get("dtype") or config.get("torch_dtype") or ""
+    return _SHORT.get(str(named).removeprefix("torch."), "f32")

@@ -1,0 +1,77 @@
+"""Membership's effects in words, for the people who watch a node.
+
+Always: one event for one thing that happened; routine (pings, records) is not told.
+"""
+
+from helix_p2p.cluster.announcement import Announcement
+from helix_p2p.errors import SwarmTooSmall
+from helix_p2p.membership import effects as fx
+from helix_p2p.node.events import NodeEvent
+from helix_p2p.planning.plan import SignedPlan
+from helix_p2p.types import PeerId
+
+
+def narrate(effect: fx.Effect, me: PeerId) -> NodeEvent | None:
+    """The event of an effect, None for routine."""
+    match effect:
+        case fx.Adopted(plan):
+            return _adopted(plan, me)
+        case fx.MemberJoined(peer, said):
+            return _member("member-joined", "joined", peer, said)
+        case fx.MemberChanged(peer, said):
+            return _member("member-changed", f"is {said.state}", peer, said)
+        case fx.MemberLost(peer, reason):
+            data = {"peer": peer, "reason": reason}
+            return NodeEvent("member-lost", f"{_short(peer)} is gone ({reason})", data)
+        case fx.PlanningFailed(error):
+            name = "waiting" if isinstance(error, SwarmTooSmall) else "trouble"
+            return NodeEvent(name, str(error), {"code": error.code})
+        case fx.BecamePlanner(reason):
+            return NodeEvent("planner", f"this peer plans now: {reason}", {"planning": True})
+        case fx.SteppedDown(reason):
+            return NodeEvent("planner", f"no longer planning: {reason}", {"planning": False})
+        case fx.PlanRefused(peer, _, error):
+            text = f"a plan from {_short(peer)} was refused: {error}"
+            return NodeEvent("plan-refused", text, {"peer": peer, "code": error.code})
+        case fx.ClockSkewed(None):
+            return NodeEvent("clock", "this machine's clock is right again", {"offset_s": None})
+        case fx.ClockSkewed(offset_s):
+            text = f"this machine's clock is {offset_s:+.0f} s off the swarm's; it will not plan"
+            return NodeEvent("clock", text, {"offset_s": offset_s})
+        case fx.Banned(peer):
+            text = f"{_short(peer)} is banned: it signed two plans of one epoch"
+            return NodeEvent("banned", text, {"peer": peer})
+        case fx.PlanOmits(planner, peers):
+            text = f"the planner {_short(planner)} leaves out {len(peers)} members"
+            return NodeEvent("plan-omits", text, {"planner": planner, "peers": list(peers)})
+        case _:
+            return None
+
+
+def _adopted(signed: SignedPlan, me: PeerId) -> NodeEvent:
+    plan, placement = signed.plan, signed.plan.placement
+    mine = placement.range_of(me)
+    text = (
+        f"plan {plan.epoch}: {placement.value_mtokens_per_s / 1000:.1f} tokens/s over "
+        f"{len(placement.assignments)} peers, gap {placement.gap:.1%}"
+    )
+    data = {
+        "epoch": plan.epoch,
+        "hash": signed.hash.hex(),
+        "planner": plan.planner,
+        "layers": [mine.start, mine.end] if mine else None,
+        "peers": len(placement.assignments),
+        "tokens_per_s": placement.value_mtokens_per_s / 1000,
+        "gap": placement.gap,
+    }
+    return NodeEvent("plan", text, data)
+
+
+def _member(name: str, what: str, peer: PeerId, said: Announcement) -> NodeEvent:
+    serving = [said.serving.start, said.serving.end] if said.serving else None
+    data = {"peer": peer, "name": said.public_name, "state": said.state, "serving": serving}
+    return NodeEvent(name, f"{said.public_name or _short(peer)} {what}", data)
+
+
+def _short(peer: PeerId) -> str:
+    return f"…{peer[-8:]}"

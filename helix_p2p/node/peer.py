@@ -1,0 +1,370 @@
+"""A peer: lends a device, holds the layers that the plan gives it, serves stages and clients.
+
+    invite, model ─▶ belonging ─▶ loan (device, engine, measured speed) ─▶ presence in the swarm
+    plan adopted ─▶ loader follows its range ─▶ announced ─▶ routes use it
+    members change ─▶ the entry machine sees who serves what
+
+Always: what is announced as served is loaded and was tested; leaving finishes what runs here; the
+whole life is one `async with`, so whatever ends it, everything that was started is stopped.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from helix_p2p.cluster.announcement import PeerState
+from helix_p2p.cluster.manifest import Manifest
+from helix_p2p.engine.hub import find_model
+from helix_p2p.engine.manifest import read_manifest
+from helix_p2p.errors import ConfigError, HelixError
+from helix_p2p.identity import Identity
+from helix_p2p.membership import effects as fx
+from helix_p2p.membership.adoption import HighWater
+from helix_p2p.membership.credentials import Role
+from helix_p2p.membership.invite import Invite
+from helix_p2p.membership.own import MemberConfig, OwnState
+from helix_p2p.net.links import LinkPool
+from helix_p2p.node.background import background
+from helix_p2p.node.clients import ClientService
+from helix_p2p.node.compute import ComputeThread
+from helix_p2p.node.config import PeerConfig
+from helix_p2p.node.events import NodeEvent, OnEvent, ignore
+from helix_p2p.node.joining import (
+    Belonging,
+    belong_by_invite,
+    belong_to_open_swarm,
+    usable_invite,
+)
+from helix_p2p.node.lending import Loan, lend
+from helix_p2p.node.loading import Held, LayerLoader
+from helix_p2p.node.measuring import measure_links
+from helix_p2p.node.narrator import narrate
+from helix_p2p.node.presence import Place, Presence, presence, require
+from helix_p2p.node.serving import Serving
+from helix_p2p.node.shared_files import read_shared_files
+from helix_p2p.node.state import StateDir
+from helix_p2p.node.status import NodeStatus, plan_status
+from helix_p2p.node.swarm_view import has_role, hosts_of, member_statuses
+from helix_p2p.planning.validate import PlanRules, validate
+from helix_p2p.types import LayerRange, PeerId
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.1
+MEASURE_FIRST_S = 2.0
+MEASURE_S = 120.0
+
+
+class PeerNode:
+    """A running peer; made by `PeerNode.running`."""
+
+    def __init__(
+        self, config: PeerConfig, belonging: Belonging, loan: Loan, on_event: OnEvent
+    ) -> None:
+        self.config = config
+        self.belonging = belonging
+        self.loan = loan
+        self._on_event = on_event
+        self._compute = ComputeThread()
+        self._detail = ""
+        self._draining = False
+        self._own = OwnState(memory_bytes=loan.memory_bytes, speed=loan.speed)
+        self._here: Presence | None = None
+        self._links: LinkPool | None = None
+        self._serving: Serving | None = None
+        self._loader = LayerLoader(
+            loan.engine,
+            self._compute,
+            in_use=lambda: self.serving.stage.layers_in_use(),
+            changed=self._on_held,
+            drain_s=config.limits.drain_s,
+        )
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def running(
+        cls, config: PeerConfig, on_event: OnEvent = ignore
+    ) -> "AsyncIterator[PeerNode]":
+        """Run one for as long as the block lasts.
+
+        Raises:
+            HelixError: It cannot start; one line says why.
+        """
+        with StateDir(config.state_dir) as state:
+            identity = state.identity()
+            invite = usable_invite(config.invite, time.time()) if config.invite else None
+            manifest, folder = await asyncio.to_thread(_find, config, invite)
+            belonging = _belong(config, invite, identity, manifest)
+            on_event(NodeEvent("measuring", "finding the device and measuring its speed"))
+            loan = await asyncio.to_thread(lend, config, folder, manifest)
+            on_event(_measured(loan))
+            node = cls(config, belonging, loan, on_event)
+            try:
+                place = node._place(identity, state, read_shared_files(folder, manifest))  # noqa: SLF001
+                async with presence(place, node._observe, node.status) as here:  # noqa: SLF001
+                    async with node._serve(here):  # noqa: SLF001
+                        yield node
+            finally:
+                await node._compute.close()  # noqa: SLF001
+
+    @property
+    def serving(self) -> Serving:
+        """Its stages and the generations it is the entry peer of."""
+        assert self._serving is not None
+        return self._serving
+
+    @property
+    def here(self) -> Presence:
+        """Its presence in the swarm."""
+        assert self._here is not None
+        return self._here
+
+    async def leave(self) -> None:
+        """Take nothing new, let what runs here finish (at most `drain_s`), say good-bye."""
+        if self._here is None or self._draining:
+            return
+        self._draining = True
+        self._set_own(PeerState.DRAINING, self._own.serving)
+        self.serving.serve(self._own.serving, draining=True)
+        self._see()
+        deadline_s = time.monotonic() + self.config.limits.drain_s
+        while not self.serving.idle and time.monotonic() < deadline_s:
+            await asyncio.sleep(TICK_S)
+        self.here.driver.leave()
+
+    def status(self) -> NodeStatus:
+        """How it is and how it sees the swarm."""
+        member, spec, stats = self.here.member, self.loan.spec, self.serving.entry.stats
+        to_hold = member.plan.plan.placement.range_of(member.peer_id) if member.plan else None
+        ledger = self.serving.ledger
+        held = self.loan.engine.held
+        return NodeStatus(
+            role="peer",
+            peer=member.peer_id,
+            swarm=self.belonging.swarm,
+            trusted=self.belonging.trusted,
+            model=spec.name,
+            manifest_hash=spec.manifest_hash,
+            layers=spec.layers,
+            state=self._own.state,
+            detail=self._detail,
+            addresses=tuple(self.here.transport.addresses),
+            device=self.loan.hardware.name,
+            dtype=self.loan.dtype,
+            memory_bytes=self.loan.budget_bytes,
+            holds=(min(held), max(held) + 1) if held else None,
+            to_hold=(to_hold.start, to_hold.end) if to_hold else None,
+            loaded_layers=len(held.intersection(to_hold)) if to_hold else 0,
+            entry_sessions=self.serving.entry.running,
+            stage_sessions=self.serving.stage.sessions,
+            waiting_sessions=self.serving.entry.waiting,
+            kv_used=ledger.used_token_layers / max(1, ledger.capacity_token_layers),
+            tokens_delivered=stats.tokens,
+            failovers=stats.repairs,
+            uptime_s=self.here.uptime_s,
+            planner=member.planner,
+            plan=plan_status(member.plan) if member.plan else None,
+            members=member_statuses(member, time.monotonic()),
+        )
+
+    # ── start ────────────────────────────────────────────────────────────────────────────────
+
+    def _place(self, identity: Identity, state: StateDir, files: dict[str, bytes]) -> Place:
+        belonging, spec = self.belonging, self.loan.spec
+        mark = state.high_water(belonging.swarm)
+        rules = PlanRules(
+            spec,
+            belonging.swarm,
+            may_plan=lambda peer, said: (
+                said.may_plan and has_role(belonging, peer, said, Role.PLANNER)
+            ),
+            may_serve=lambda peer, said: has_role(belonging, peer, said, Role.PEER),
+        )
+        return Place(
+            identity=identity,
+            belonging=belonging,
+            network=self.config.network,
+            state=state,
+            member=MemberConfig(
+                identity=identity,
+                swarm=belonging.swarm,
+                incarnation=int(time.time() * 1000),
+                validate=lambda plan, now_unix_s: validate(plan, rules, now_unix_s),
+                model=spec,
+                root_public_key=belonging.root_public_key,
+                credentials=belonging.credentials,
+                may_plan=self.config.may_plan,
+                high_water=HighWater(*mark.order) if mark else None,
+                public_name=self.config.public_name,
+                device=self.loan.hardware.name,
+                timing=self.config.timing,
+            ),
+            files=files,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _serve(self, here: Presence) -> AsyncIterator[None]:
+        """Open the data plane, announce ourselves, follow the plan."""
+        links = LinkPool(
+            here.transport,
+            here.members_only,
+            on_message=lambda peer, message, data: self.serving.on_peer_message(
+                peer, message, data
+            ),
+            on_lost=self._on_link_lost,
+            addresses=here.addresses_of,
+        )
+        self._serving = Serving(
+            here.member.peer_id,
+            self.loan.engine,
+            self._compute,
+            links,
+            self.config.limits,
+            time.monotonic,
+        )
+        self._links = links
+        self._here = here
+        clients = ClientService(self._serving, require(Role.CLIENT, self.belonging))
+        async with links, background() as tasks:
+            await clients.start(here.transport)
+            self._set_own(PeerState.STANDBY, None)
+            self._on_event(self._joined())
+            tasks.start(self._loader.run())
+            tasks.start(self._tick())
+            tasks.start(self._measure_links())
+            yield
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.serving.tick()
+
+    async def _measure_links(self) -> None:
+        """Round trips and bandwidth to a few peers, soon after the start and then now and then."""
+        pause_s = MEASURE_FIRST_S
+        while True:
+            await asyncio.sleep(pause_s)
+            measured = await measure_links(self.here)
+            if measured.links:
+                pause_s = MEASURE_S
+                uplink = self.config.uplink_bytes_per_s or measured.uplink_bytes_per_s
+                self._set_own(
+                    self._own.state,
+                    self._own.serving,
+                    links=measured.links,
+                    uplink_bytes_per_s=uplink,
+                    downlink_bytes_per_s=measured.downlink_bytes_per_s,
+                )
+
+    # ── what happens ─────────────────────────────────────────────────────────────────────────
+
+    def _on_held(self, held: Held) -> None:
+        """The loader says what is served now."""
+        self._detail = str(held.error) if held.error else ""
+        self.serving.serve(held.serving, draining=self._draining)
+        state = PeerState.DRAINING if self._draining else held.state
+        if (state, held.serving) != (self._own.state, self._own.serving):
+            layers = [held.serving.start, held.serving.end] if held.serving else None
+            text = f"{state}" + (f" layers {held.serving}" if held.serving else "")
+            self._on_event(NodeEvent("state", text, {"state": state, "serving": layers}))
+        if held.error is not None:
+            data = {"code": held.error.code}
+            self._on_event(NodeEvent("trouble", str(held.error), data))
+        self._set_own(state, held.serving)
+        self._see()
+
+    def _observe(self, effect: fx.Effect) -> None:
+        """Membership found something out."""
+        if self._here is None:
+            return
+        match effect:
+            case fx.Adopted(plan):
+                placement = plan.plan.placement
+                self.serving.follow(placement)
+                self._loader.want(placement.range_of(self.here.member.peer_id))
+            case fx.MemberLost(peer):
+                self.serving.on_peer_lost(peer)
+            case fx.PlanningFailed(error):
+                self._detail = str(error)
+            case _:
+                pass
+        self._see()
+        event = narrate(effect, self.here.member.peer_id)
+        if event is not None:
+            self._on_event(event)
+
+    def _on_link_lost(self, peer: PeerId, error: HelixError) -> None:
+        log.info("the link to %s was lost: %s", peer, error)
+        self.serving.on_peer_lost(peer)
+        self.here.driver.on_peer_lost(peer)
+
+    def _see(self) -> None:
+        """Tell the entry machine who serves what."""
+        member = self.here.member
+        plan = member.plan
+        self.serving.see(
+            member.serving(),
+            hosts_of(member.announcements()),
+            int(plan.plan.epoch) if plan else 0,
+            draining=self._draining,
+        )
+
+    def _set_own(self, state: PeerState, layers: LayerRange | None, **more: object) -> None:
+        before = self._own
+        self._own = OwnState(
+            state=state,
+            memory_bytes=self.loan.memory_bytes,
+            speed=self.loan.speed,
+            serving=layers,
+            addresses=tuple(self.here.transport.addresses),
+            links=more.get("links", before.links),  # type: ignore[arg-type]
+            uplink_bytes_per_s=more.get("uplink_bytes_per_s", before.uplink_bytes_per_s),  # type: ignore[arg-type]
+            downlink_bytes_per_s=more.get("downlink_bytes_per_s", before.downlink_bytes_per_s),  # type: ignore[arg-type]
+        )
+        self.here.driver.set_own(self._own)
+
+    def _joined(self) -> NodeEvent:
+        member = self.here.member
+        data = {
+            "peer": member.peer_id,
+            "swarm": self.belonging.swarm,
+            "trusted": self.belonging.trusted,
+            "addresses": list(self.here.transport.addresses),
+        }
+        return NodeEvent("joined", f"in the swarm {self.belonging.swarm} as {member.peer_id}", data)
+
+
+def _find(config: PeerConfig, invite: Invite | None) -> tuple[Manifest, Path]:
+    """The model's manifest and folder; hashes the files the first time."""
+    named = config.model or (invite.model_name if invite else None)
+    if named is None:
+        raise ConfigError("no model is named", hint="give its folder or org/name with --model")
+    name, folder = find_model(named)
+    return read_manifest(folder, name=name), folder
+
+
+def _belong(
+    config: PeerConfig, invite: Invite | None, identity: Identity, manifest: Manifest
+) -> Belonging:
+    if invite is not None:
+        return belong_by_invite(invite, identity, manifest.manifest_hash)
+    return belong_to_open_swarm(config.network.bootstrap, manifest.manifest_hash)
+
+
+def _measured(loan: Loan) -> NodeEvent:
+    """What this machine lends, for people."""
+    decode_s = loan.speed.decode_s(1)
+    text = (
+        f"{loan.hardware.name}, {loan.budget_bytes / 1e9:.1f} GB in {loan.dtype}, "
+        f"{decode_s * 1e3:.2f} ms per layer and token"
+    )
+    data = {
+        "device": loan.hardware.name,
+        "dtype": loan.dtype,
+        "memory_bytes": loan.budget_bytes,
+        "decode_s_per_layer": decode_s,
+    }
+    return NodeEvent("measured", text, data)

@@ -1,0 +1,253 @@
+"""A member's presence in a swarm: network, DHT, membership, and answers to questions.
+
+What a peer and a bootstrap node have in common. Use `async with presence(...) as here`; leaving the
+block takes everything down in the opposite order, the libp2p daemon last.
+
+Always: other members are let in only with the peer's role in their certificate; a task that dies
+of a bug ends the whole block with that error, so nothing runs on half dead.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from helix_p2p.errors import HandshakeRefused, HelixError, NetworkError
+from helix_p2p.identity import Identity, Signed
+from helix_p2p.membership.credentials import Role
+from helix_p2p.membership.effects import Effect, MemberMessage
+from helix_p2p.membership.member import Member
+from helix_p2p.membership.messages import GetMembers, Hello, MembersReply
+from helix_p2p.membership.own import MemberConfig
+from helix_p2p.membership.records import RecordRules, allowed_keys, check_record
+from helix_p2p.net.channel import Membership
+from helix_p2p.net.dht import Libp2pDirectory
+from helix_p2p.net.libp2p import Libp2pTransport
+from helix_p2p.net.link import LinkOptions
+from helix_p2p.net.links import LinkPool
+from helix_p2p.net.protocols import MEMBER_PROTOCOL
+from helix_p2p.net.requests import Requests, serve_requests
+from helix_p2p.node.background import background
+from helix_p2p.node.config import NetworkConfig
+from helix_p2p.node.control import ControlService
+from helix_p2p.node.joining import Belonging
+from helix_p2p.node.membership import MembershipDriver, now
+from helix_p2p.node.state import StateDir
+from helix_p2p.node.status import NodeStatus, encode_status
+from helix_p2p.types import PeerId
+from helix_p2p.wire.registry import Message
+
+log = logging.getLogger(__name__)
+
+ADDRESS_REFRESH_S = 30.0
+MEMBER_LINKS = LinkOptions(heartbeat_s=2.0, silence_s=8.0)
+MEMBER_LINK_IDLE_S = 30.0
+REMEMBER_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where and as whom a member enters.
+
+    Attributes:
+        identity: Its key.
+        belonging: Its swarm.
+        network: How it is reached.
+        state: Its folder.
+        member: Configuration of the membership machine.
+        files: What it hands out of the model.
+    """
+
+    identity: Identity
+    belonging: Belonging
+    network: NetworkConfig
+    state: StateDir
+    member: MemberConfig
+    files: Mapping[str, bytes]
+
+
+class Presence:
+    """A running member; made by `presence`."""
+
+    def __init__(
+        self,
+        place: Place,
+        transport: Libp2pTransport,
+        directory: Libp2pDirectory,
+        observe: Callable[[Effect], None],
+        status: Callable[[], NodeStatus],
+    ) -> None:
+        self._place = place
+        self._started_s = time.monotonic()
+        self.transport = transport
+        self.members_only = require(Role.PEER, place.belonging)
+        self.anyone = Membership.of(place.belonging.admission)
+        self.requests = Requests(transport, self.anyone)
+        self.links = LinkPool(
+            transport,
+            self.members_only,
+            on_message=self._on_message,
+            on_lost=self._on_lost,
+            addresses=self.addresses_of,
+            options=MEMBER_LINKS,
+            protocol=MEMBER_PROTOCOL,
+        )
+        self.member = Member(place.member, random.Random(), now())
+        self.driver = MembershipDriver(
+            self.member, self, directory, place.state, place.belonging.swarm, observe
+        )
+        self._known = _addresses_by_peer(place.belonging.bootstrap)
+        self._last_sent_s: dict[PeerId, float] = {}
+        self.control = ControlService(
+            plan=self._plan,
+            members=self._records,
+            files=place.files,
+            status=lambda: encode_status(status()),
+        )
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started_s
+
+    def addresses_of(self, peer: PeerId) -> Sequence[str]:
+        """Where a peer may be: its own word first, then what we came in by."""
+        entry = self.member.view.get(peer)
+        said = entry.announcement.addresses if entry is not None else ()
+        return (*said, *self._known.get(peer, ()))
+
+    def send(self, peer: PeerId, message: MemberMessage, *, urgent: bool = True) -> None:
+        """Queue a membership message; a failure comes back as `on_unreachable`."""
+        self._last_sent_s[peer] = time.monotonic()
+        self.links.send(peer, message, urgent=urgent)
+
+    async def introduce(self) -> None:
+        """Ask those we came in by who else is here; the DHT alone would take seconds longer."""
+
+        async def ask(peer: PeerId) -> None:
+            with contextlib.suppress(HelixError):
+                reply, _ = await self.requests.ask(
+                    peer, GetMembers(), timeout_s=5.0, addresses=self._known[peer]
+                )
+                if isinstance(reply, MembersReply):
+                    self.driver.on_records(reply.announcements)
+
+        await asyncio.gather(*(ask(peer) for peer in self._known if peer != self.member.peer_id))
+
+    async def keep_house(self) -> None:
+        """Close links that nobody uses, remember members for the next start; until cancelled."""
+        while True:
+            await asyncio.sleep(REMEMBER_S)
+            idle_s = time.monotonic() - MEMBER_LINK_IDLE_S
+            for peer in [p for p, at_s in self._last_sent_s.items() if at_s < idle_s]:
+                del self._last_sent_s[peer]
+                self.links.drop(peer)
+            addresses = tuple(a for e in self.member.view for a in e.announcement.addresses)
+            if addresses:
+                with contextlib.suppress(HelixError):
+                    await asyncio.to_thread(self._place.state.remember_peers, addresses)
+
+    def _on_message(self, peer: PeerId, message: Message, _payload: bytearray) -> None:
+        self.driver.on_message(peer, message)  # type: ignore[arg-type]  # it refuses what it does not know
+
+    def _on_lost(self, peer: PeerId, error: HelixError) -> None:
+        self._last_sent_s.pop(peer, None)
+        if isinstance(error, HandshakeRefused):
+            log.info("%s refused us: %s", peer, error)
+        self.driver.on_unreachable(peer)
+
+    def _plan(self, wanted: bytes) -> Signed | None:
+        plan = self.member.adoption.find(wanted, time.monotonic()) if wanted else self.member.plan
+        return plan.record if plan is not None else None
+
+    def _records(self) -> tuple[Signed, ...]:
+        return (self.member.record, *self.member.records())
+
+
+@contextlib.asynccontextmanager
+async def presence(
+    place: Place,
+    observe: Callable[[Effect], None],
+    status: Callable[[], NodeStatus],
+) -> AsyncIterator[Presence]:
+    """Enter the network, find the swarm, answer questions.
+
+    Args:
+        place: Where and as whom.
+        observe: Told what membership finds out.
+        status: Says how this node is.
+
+    Raises:
+        ConfigError: A port is in use, or an address malformed.
+        PeerUnreachable: None of the bootstrap nodes or known peers answered.
+    """
+    network, belonging = place.network, place.belonging
+    known = tuple(a for a in place.state.known_peers() if network.behind_nat or "127.0.0.1" in a)
+    async with contextlib.AsyncExitStack() as stack:
+        transport = await Libp2pTransport.start(
+            place.identity,
+            state_dir=place.state.path,
+            listen=(f"/ip{_version(network.host)}/{network.host}/tcp/{network.port}",),
+            bootstrap=(*belonging.bootstrap, *known),
+            announce=network.announce,
+            nat=network.behind_nat,
+        )
+        stack.push_async_callback(transport.close)
+        rules = RecordRules(belonging.swarm, belonging.root_public_key)
+        directory = await Libp2pDirectory.start(
+            transport,
+            keys=allowed_keys(belonging.swarm),
+            check=_checker(rules),
+            bootstrap=(*belonging.bootstrap, *known),
+        )
+        stack.push_async_callback(directory.close)
+        here = Presence(place, transport, directory, observe, status)
+        await stack.enter_async_context(here.requests)
+        await stack.enter_async_context(here.links)
+        stack.push_async_callback(here.driver.close)
+        await serve_requests(transport, here.anyone, here.control.answer)
+        tasks = await stack.enter_async_context(background())
+        tasks.start(here.driver.run())
+        tasks.start(here.introduce())
+        tasks.start(here.keep_house())
+        tasks.start(_watch_daemon(transport))
+        yield here
+
+
+def require(role: Role, belonging: Belonging) -> Membership:
+    """Let in only members with this role."""
+    usual = Membership.of(belonging.admission)
+
+    def check(peer: PeerId, hello: Hello) -> frozenset[Role]:
+        roles = usual.check(peer, hello)
+        if role not in roles:
+            raise HandshakeRefused(f"it is not admitted as {role}")
+        return roles
+
+    return Membership(usual.hello, check, usual.timeout_s)
+
+
+async def _watch_daemon(transport: Libp2pTransport) -> None:
+    await transport.wait_down()
+    raise NetworkError("the libp2p daemon has gone", hint="start again; --verbose shows its log")
+
+
+def _checker(rules: RecordRules) -> Callable[[str, str | None, bytes, float], object]:
+    return lambda key, subkey, value, expires_in_s: check_record(
+        key, subkey, value, expires_in_s, rules=rules, now_unix_s=time.time()
+    )
+
+
+def _addresses_by_peer(addresses: Sequence[str]) -> dict[PeerId, tuple[str, ...]]:
+    known: dict[PeerId, tuple[str, ...]] = {}
+    for address in addresses:
+        peer = PeerId(address.rpartition("/p2p/")[2])
+        known[peer] = (*known.get(peer, ()), address)
+    return known
+
+
+def _version(host: str) -> int:
+    return 6 if ":" in host else 4
