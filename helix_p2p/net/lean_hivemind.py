@@ -50,7 +50,8 @@ class Hivemind:
         key_class: `hivemind.dht.routing.DHTID`.
         dictionary_class: What the DHT keeps under a key that has subkeys.
         item_class: A value with its expiry.
-        validator_class: Base of record validators.
+        record_class: What a validator judges.
+        serializer_class: Packs keys and values.
         messages: The daemon's control messages.
     """
 
@@ -62,7 +63,8 @@ class Hivemind:
     key_class: Any
     dictionary_class: Any
     item_class: Any
-    validator_class: Any
+    record_class: Any
+    serializer_class: Any
     messages: Any
 
 
@@ -119,7 +121,8 @@ def _collect() -> Hivemind:
         key_class=importlib.import_module("hivemind.dht.routing").DHTID,
         dictionary_class=importlib.import_module("hivemind.dht.storage").DictionaryDHTValue,
         item_class=importlib.import_module("hivemind.utils.timed_storage").ValueWithExpiration,
-        validator_class=importlib.import_module("hivemind.dht.validation").RecordValidatorBase,
+        record_class=importlib.import_module("hivemind.dht.validation").DHTRecord,
+        serializer_class=importlib.import_module("hivemind.utils.serializer").MSGPackSerializer,
         messages=importlib.import_module("hivemind.proto.p2pd_pb2"),
     )
 

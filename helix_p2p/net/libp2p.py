@@ -80,9 +80,9 @@ class Libp2pTransport:
             PeerUnreachable: No bootstrap node answered.
         """
         library = await asyncio.get_running_loop().run_in_executor(None, lean_hivemind.load)
-        for address in (*listen, *announce):
+        nodes = [(peer_of_address(address), address) for address in bootstrap]
+        for address in (*listen, *announce, *bootstrap):
             _check_address(library, address)
-        nodes = [(_peer_of(library, address), address) for address in bootstrap]
         others = [(peer, address) for peer, address in nodes if peer != identity.peer_id]
         options = DaemonOptions(
             identity_file=_write_identity(identity, state_dir),
@@ -304,10 +304,14 @@ def _check_address(library: lean_hivemind.Hivemind, address: str) -> Any:
         ) from error
 
 
-def _peer_of(library: lean_hivemind.Hivemind, address: str) -> PeerId:
-    _check_address(library, address)
+def peer_of_address(address: str) -> PeerId:
+    """The peer id at the end of a multiaddr.
+
+    Raises:
+        ConfigError: There is none.
+    """
     where, separator, peer = address.rpartition("/p2p/")
-    if not separator or not where or "/" in peer:
+    if not separator or not where or not peer or "/" in peer:
         raise ConfigError(
             f"a bootstrap address ends with /p2p/ and a peer id: {address!r}",
             hint="copy the join line that the bootstrap node printed",
