@@ -79,7 +79,7 @@ def flow_lines(status: NodeStatus) -> str:
 def _summary(status: NodeStatus) -> Table:
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold")
-    rows.add_column()
+    rows.add_column(overflow="fold")
     rows.add_row(status.role, f"{status.peer}")
     rows.add_row("state", f"{status.state}{f': {escape(status.detail)}' if status.detail else ''}")
     rows.add_row(
