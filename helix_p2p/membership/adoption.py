@@ -135,15 +135,20 @@ class Adoption:
         self._previous: SignedPlan | None = None
         self._previous_until_s = 0.0
         self._pending: SignedPlan | None = None
+        self._overtaken_epoch = 0
         self._refused: OrderedDict[bytes, float] = OrderedDict()
         self._lower: OrderedDict[bytes, None] = OrderedDict()
         self._by_key_and_epoch: OrderedDict[tuple[PeerId, int], Signed] = OrderedDict()
 
     @property
+    def _adopted_epoch(self) -> int:
+        return self.high_water.epoch if self.high_water else 0
+
+    @property
     def highest_epoch(self) -> int:
-        """Of all plans adopted, or about to be."""
-        mark = self.high_water.epoch if self.high_water else 0
-        return max(mark, self._pending.plan.epoch if self._pending else 0)
+        """Of all plans adopted, about to be, or to be overtaken."""
+        pending = self._pending.plan.epoch if self._pending else 0
+        return max(self._adopted_epoch, pending, self._overtaken_epoch)
 
     def previous(self, now_s: float) -> SignedPlan | None:
         """The plan before, within its grace period."""
@@ -172,7 +177,7 @@ class Adoption:
         held = (self.current, self._pending)
         if any(plan is not None and plan.hash == plan_hash for plan in held):
             return False
-        return epoch >= self.highest_epoch
+        return epoch >= self._adopted_epoch
 
     def offer(self, record: Signed, now: Now) -> tuple[Offer, SignedPlan]:
         """Take a plan from anyone, ourselves included.
@@ -210,6 +215,21 @@ class Adoption:
             raise
         self._pending = signed
         return Offer.PERSIST, signed
+
+    def overtake(self, record: Signed, now: Now) -> bool:
+        """A plan of a banned planner is about: plans made here are to rank above it.
+
+        Returns:
+            Whether it ranks above all that we know, and has a possible epoch.
+        """
+        try:
+            plan = open_plan(record, self._swarm).plan
+        except ProtocolError:
+            return False
+        if not self.highest_epoch <= plan.epoch <= highest_epoch_at(now.unix_s):
+            return False
+        self._overtaken_epoch = int(plan.epoch)
+        return True
 
     def persisted(self, plan_hash: bytes, now_s: float) -> SignedPlan | None:
         """The mark is on disk.

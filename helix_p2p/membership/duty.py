@@ -38,9 +38,11 @@ class PlannerDuty:
         self._adoption = adoption
         self._desk = Desk(config.timing)
         self._basis: Draft | None = None
+        self._anew = False
 
-    def begin(self, now: Now) -> None:
-        """We plan from now on."""
+    def begin(self, now: Now, *, anew: bool = False) -> None:
+        """We plan from now on; `anew` gives a new epoch even if nothing else changes."""
+        self._anew = self._anew or anew
         self._desk.at_once(now.s)
 
     def end(self) -> None:
@@ -97,12 +99,14 @@ class PlannerDuty:
             self._desk.at_once(now.s)
             return None
         ours = live is not None and live.plan.planner == self._me
-        if live is not None and ours and same_decision(live.plan.placement, placement):
+        unchanged = live is not None and same_decision(live.plan.placement, placement)
+        if ours and unchanged and not self._anew:
             return None
         epoch = next_epoch(self._adoption.highest_epoch, now.unix_s)
         if epoch is None:
             self._desk.later(now.s)
             return None
+        self._anew = False
         return sign_plan(
             self._config.identity,
             self._config.swarm,

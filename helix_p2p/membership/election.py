@@ -121,13 +121,8 @@ class Election:
             or now_s - self._renewed_s > self._timing.lease_s
         )
 
-    def on_plan(self, plan: SignedPlan, now_s: float) -> bool:
-        """A plan was adopted: its planner holds the lease.
-
-        Returns:
-            Whether this peer has lost the lease by it.
-        """
-        was_planner = self.is_planner
+    def on_plan(self, plan: SignedPlan, now_s: float) -> None:
+        """A plan was adopted: its planner holds the lease."""
         self._basis, self._epoch = plan.hash, int(plan.plan.epoch)
         self._planner = plan.plan.planner
         self._numbers.clear()
@@ -135,7 +130,6 @@ class Election:
         self._beat_s = None
         self.latest_beat = None
         self._give(self._planner, now_s)
-        return was_planner and not self.is_planner
 
     def on_beat(
         self,
@@ -169,10 +163,10 @@ class Election:
             return False
         if signer == self._holder and self._lost_s is not None and not direct:
             return False
-        if signer != self._planner and not self._heeds_claim(signer, candidates, now_s):
-            return False
         open_lease(record, swarm)
         self._numbers[signer] = said.number
+        if signer != self._planner and not self._heeds_claim(signer, candidates, now_s):
+            return False
         self.latest_beat = record
         if signer != self._planner or not self.is_planner:
             self._give(signer, now_s)
@@ -216,7 +210,7 @@ class Election:
                 return Step.STEP_DOWN
             if self._beat_s is None or now_s - self._beat_s >= self._timing.beat_s:
                 return Step.BEAT
-        elif around.able and not isolated and now_s >= self._due_s(around):
+        elif around.able and not isolated and self._is_due(around, now_s):
             self._give(self._me, now_s)
             self._beat_s = None
             return Step.STEP_IN
@@ -228,20 +222,24 @@ class Election:
         self._beat_s = self._renewed_s = now_s
         return Lease(self._epoch, self._basis, self._number)
 
-    def _due_s(self, around: Surroundings) -> float:
-        """When this peer steps in if nothing changes."""
+    def _is_due(self, around: Surroundings, now_s: float) -> bool:
+        """Whether the lease is free and the turn is ours."""
         timing = self._timing
-        place = self._place([peer for peer in around.candidates if peer != self._holder])
+        step_s, jitter_s = timing.rank_step_s, self._jitter_s
         if not self._basis and self._holder is None:
             settled_s = min(
                 around.changed_s + timing.settle_s, self._started_s + timing.settle_most_s
             )
-            return max(settled_s, self._not_before_s) + timing.first_rank_step_s * place
-        if self._lost_s is not None:
+            start_s = max(settled_s, self._not_before_s)
+            step_s, jitter_s = timing.first_rank_step_s, 0.0
+        elif self._lost_s is not None:
             start_s = self._lost_s + timing.planner_lost_s
         else:
             start_s = self._renewed_s + timing.lease_s
-        return start_s + timing.rank_step_s * place + self._jitter_s
+        if now_s < start_s:
+            return False
+        place = self._place([peer for peer in around.candidates if peer != self._holder])
+        return now_s >= start_s + step_s * place + jitter_s
 
     def _place(self, others: Collection[PeerId]) -> int:
         return rank({*others, self._me}, self._basis).index(self._me)

@@ -19,13 +19,13 @@ from random import Random
 from helix_p2p import codec
 from helix_p2p.cluster.announcement import Announcement, PeerState
 from helix_p2p.cluster.snapshot import Snapshot
-from helix_p2p.errors import CapacityError, HelixError, PlanRejected
+from helix_p2p.errors import CapacityError, HandshakeRefused, HelixError, PlanRejected
 from helix_p2p.identity import Signed
 from helix_p2p.membership import effects as fx
 from helix_p2p.membership import messages as m
 from helix_p2p.membership.adoption import Adoption, Equivocation, Offer, mark_of
 from helix_p2p.membership.audit import Audit
-from helix_p2p.membership.credentials import Role
+from helix_p2p.membership.credentials import REVOCATIONS_KIND, Role
 from helix_p2p.membership.detector import Verdict
 from helix_p2p.membership.duty import PlannerDuty
 from helix_p2p.membership.effects import Effect, MemberMessage
@@ -205,7 +205,7 @@ class Member:
         """What a look-up found in the DHT, or a cache on disk; also when it found nothing."""
         self._looked_up = True
         for record in records:
-            self._learn(record, self._me, now)
+            self._take_record(record, now)
         return self._drain()
 
     def on_peer_lost(self, peer: PeerId, now: Now) -> Effects:
@@ -255,9 +255,14 @@ class Member:
             self._planning_failed(error, now)
         return self._drain()
 
+    def on_revocations(self, record: Signed, now: Now) -> Effects:
+        """The operator revoked invites; everyone is told."""
+        return self.on_message(self._me, m.PushRevocations(record), now)
+
     # ── messages ────────────────────────────────────────────────────────────────────────────────
 
     def _take(self, peer: PeerId, message: MemberMessage, now: Now) -> None:
+        self._heard(peer, now)
         match message:
             case m.Ping() | m.Pong():
                 self._take_ping(peer, message, now)
@@ -290,9 +295,7 @@ class Member:
         rtt_s = None
         if isinstance(message, m.Pong):
             rtt_s = self._gossip.round_trip_s(peer, message.number, now.s)
-        self.view.heard(peer, now, unix_s=message.unix_s, rtt_s=rtt_s)
-        if peer in self.view:
-            self._heard_s = now.s
+        self._heard(peer, now, unix_s=message.unix_s, rtt_s=rtt_s)
         if isinstance(message, m.Ping):
             self._out.append(self._talk.pong(peer, message.number, now))
         for record in message.rumours[:RUMOURS_PER_MESSAGE]:
@@ -302,6 +305,22 @@ class Member:
         wanted = self.adoption.wants(message.epoch, message.plan_hash, now)
         if wanted and self._pulls.ask(message.plan_hash, peer, now.s):
             self._send(peer, m.GetPlan(message.plan_hash))
+
+    def _heard(
+        self, peer: PeerId, now: Now, *, unix_s: float = 0.0, rtt_s: float | None = None
+    ) -> None:
+        if peer in self.view:
+            self.view.heard(peer, now, unix_s=unix_s, rtt_s=rtt_s)
+            self._heard_s = now.s
+
+    def _take_record(self, record: Signed, now: Now) -> None:
+        try:
+            if record.kind == REVOCATIONS_KIND:
+                self._take_revocations(record, now)
+            else:
+                self._learn(record, self._me, now)
+        except HelixError as error:
+            self._out.append(fx.MessageRefused(self._me, error))
 
     def _take_beat(self, record: Signed, peer: PeerId, now: Now) -> None:
         was_planner = self.election.is_planner
@@ -339,11 +358,14 @@ class Member:
     # ── members ─────────────────────────────────────────────────────────────────────────────────
 
     def _learn(self, record: Signed, source: PeerId, now: Now) -> None:
+        owner: PeerId | None = None
         try:
             owner = record.signer
             learned = self.view.learn(record, now, direct=owner == source)
         except HelixError as error:
             self._out.append(fx.MessageRefused(source, error))
+            if isinstance(error, HandshakeRefused) and owner is not None and owner in self.view:
+                self._lose(owner, "banned", now)
             return
         if learned is None:
             return
@@ -365,8 +387,8 @@ class Member:
             case News.LEFT:
                 self._lost(owner, "left", now)
             case News.CONTACT:
-                self._changed_s = now.s if not self._looked_up else self._changed_s
-                self._ping(owner, now)
+                if self.plan is None:
+                    self._changed_s = now.s  # wait for its answer before the first plan
             case News.NOTHING | News.REFRESHED:
                 pass
 
@@ -448,6 +470,8 @@ class Member:
         if proof is not None:
             if source != self._me:
                 self._send(source, proof)  # it does not know yet
+            if self.adoption.overtake(record, now) and self.is_planner:
+                self._duty.begin(now, anew=True)  # who followed it is to follow us
             error = PlanRejected("planner", "its key is banned")
             self._out.append(fx.PlanRefused(source, plan_hash, error))
             return None
@@ -464,8 +488,12 @@ class Member:
         return outcome
 
     def _adopted(self, plan: SignedPlan, previous: SignedPlan | None, now: Now) -> None:
-        if self.election.on_plan(plan, now.s):
+        was_planner = self.is_planner
+        self.election.on_plan(plan, now.s)
+        if was_planner and not self.is_planner:
             self._stepped_down("a higher plan holds")
+        elif self.is_planner and not was_planner:
+            self._begin("it made the plan that holds", now)
         planner = plan.plan.planner
         if self.view.is_gone(planner) or planner in self.trust.proofs:
             self.election.on_gone(planner, now.s)
@@ -499,8 +527,7 @@ class Member:
         )
         match self.election.tick(around, now.s):
             case Step.STEP_IN:
-                self._out.append(fx.BecamePlanner("it is first in rank and nobody plans"))
-                self._duty.begin(now)
+                self._begin("it is first in rank and nobody plans", now)
                 self._beat(now)
             case Step.STEP_DOWN:
                 self._stepped_down("it hears nobody, or may not plan now")
@@ -515,6 +542,10 @@ class Member:
         self.election.latest_beat = record
         for peer in self._talk.targets():
             self._send(peer, m.Beat(record))
+
+    def _begin(self, why: str, now: Now) -> None:
+        self._duty.begin(now)
+        self._out.append(fx.BecamePlanner(why))
 
     def _stepped_down(self, reason: str) -> None:
         self._duty.end()

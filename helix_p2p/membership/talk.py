@@ -10,13 +10,13 @@ from helix_p2p.membership.effects import Effect, LookUpMembers, PublishRecord, S
 from helix_p2p.membership.election import Election
 from helix_p2p.membership.gossip import Gossip
 from helix_p2p.membership.own import MemberConfig
-from helix_p2p.membership.records import life_left_s, member_key, member_keys
+from helix_p2p.membership.records import allowed_keys, life_left_s, member_key
 from helix_p2p.membership.timing import Now
 from helix_p2p.membership.view import MembershipView
 from helix_p2p.membership.voice import Voice
 from helix_p2p.types import PeerId
 
-CONTACTS_PER_ROUND = 32
+CONTACTS_PER_TICK = 16
 LOOK_UP_STRETCH_MEMBERS = 1000
 """Above so many members the DHT is read less often, in proportion: one read costs 1 kB a member."""
 
@@ -82,8 +82,8 @@ class Talk:
             self._ping_due_s = now.s + self._timing.ping_s
             self._voice.renew(self._adoption.current, now)
             out += [self.ping(peer, now) for peer in self.targets()]
-            contacts = list(self._view.contacts)[:CONTACTS_PER_ROUND]
-            out += [self.ping(peer, now) for peer in contacts]
+        contacts = self._view.contacts_to_ping(now.s, CONTACTS_PER_TICK)
+        out += [self.ping(peer, now) for peer in contacts]
         if told or now.s >= self._publish_due_s:
             out.append(self.publish(now))
         if now.s >= self._look_up_due_s:
@@ -101,7 +101,7 @@ class Talk:
         timing, known = self._timing, len(self._view)
         period_s = timing.look_up_s if known else timing.look_up_alone_s
         self._look_up_due_s = now.s + period_s * max(1.0, known / LOOK_UP_STRETCH_MEMBERS)
-        return LookUpMembers(member_keys(self._config.swarm))
+        return LookUpMembers(allowed_keys(self._config.swarm))
 
     def _word(
         self, to: PeerId, number: int, now: Now

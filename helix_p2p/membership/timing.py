@@ -58,7 +58,7 @@ class MembershipTiming:
     publish_gap_s: float = 0.5
     record_life_s: float = 90.0
     look_up_s: float = 30.0
-    look_up_alone_s: float = 3.0
+    look_up_alone_s: float = 1.5
     beat_s: float = 5.0
     lease_s: float = 20.0
     rank_step_s: float = 5.0
