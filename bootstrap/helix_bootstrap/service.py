@@ -34,6 +34,7 @@ def serve(config: BootstrapConfig, *, as_json: bool) -> None:
             serving_status(config.state_dir, lambda: encode_status(node.status())),
         ):
             _welcome(node, config, printer)
+            stop.begun()
             await stop.wait()
             printer.show(NodeEvent("leaving", "leaving; members go on without this node"))
 

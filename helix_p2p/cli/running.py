@@ -1,7 +1,8 @@
 """Running a service until somebody stops it, politely first.
 
-Always: the first SIGINT or SIGTERM asks for a graceful end, the second cancels it (what was started
-is still stopped), the third ends the process on the spot. Python skips `finally` on SIGTERM unless
+Always: the first SIGINT or SIGTERM asks for a graceful end, or cancels a start that has not come to
+`begun` yet; the next one cancels (what was started is still stopped), the one after it ends the
+process on the spot. Python skips `finally` on SIGTERM unless
 the signal is handled, and a daemon would outlive us; hence one place for it.
 """
 
@@ -18,7 +19,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._asked = asyncio.Event()
-        self._times = 0
+        self._cancelled = False
+        self._begun = False
         self._task = asyncio.current_task()
 
     @property
@@ -35,13 +37,19 @@ class StopRequest:
             return False
         return True
 
+    def begun(self) -> None:
+        """The service is up: from now on it can end gracefully."""
+        self._begun = True
+
     def ask(self) -> None:
         """Ask once more, as a signal does."""
-        self._times += 1
-        self._asked.set()
-        if self._times == 2 and self._task is not None:
+        if self._begun and not self.asked:
+            self._asked.set()
+        elif not self._cancelled and self._task is not None:
+            self._cancelled = True
+            self._asked.set()
             self._task.cancel()
-        elif self._times > 2:
+        else:
             os._exit(EXIT_INTERRUPTED)
 
 
@@ -49,7 +57,7 @@ def run_service(service: Callable[[StopRequest], Awaitable[None]]) -> None:
     """Run `service` on a fresh event loop (uvloop where there is one) until it returns.
 
     Raises:
-        KeyboardInterrupt: It was asked to stop twice.
+        KeyboardInterrupt: It was asked to stop twice, or before it had begun.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:

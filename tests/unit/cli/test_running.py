@@ -12,6 +12,10 @@ from helix_p2p.cli.running import StopRequest, run_service
 
 async def service(stop: StopRequest) -> None:
     try:
+        if "start" in sys.argv:
+            print("starting", flush=True)
+            await asyncio.Event().wait()
+        stop.begun()
         print("up", flush=True)
         await stop.wait()
         print("leaving", flush=True)
@@ -55,3 +59,13 @@ def test_second_signal_ends_a_leave_that_hangs_and_still_cleans_up() -> None:
         out, err = process.communicate(timeout=20)
     assert out == "cleaned\n"
     assert err.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_start_that_is_interrupted_is_cancelled_at_once() -> None:
+    with start("start") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "starting\n"
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=20)
+    assert out == "cleaned\n"
+    assert process.returncode != 0

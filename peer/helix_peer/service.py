@@ -1,0 +1,46 @@
+"""`helix-peer join`: the peer, what it shows while it runs, and its end.
+
+Always: the first Ctrl-C (or SIGTERM) leaves gracefully: no new session is taken, those that run
+finish or move; the second ends at once. The libp2p daemon ends with the peer either way.
+"""
+
+import asyncio
+import contextlib
+
+from helix_p2p.cli.control import serving_status
+from helix_p2p.cli.events import EventPrinter
+from helix_p2p.cli.ports import check_port_is_free
+from helix_p2p.cli.running import StopRequest, run_service
+from helix_p2p.node.config import PeerConfig
+from helix_p2p.node.events import NodeEvent
+from helix_p2p.node.peer import PeerNode
+from helix_p2p.node.status import encode_status
+
+
+def serve(config: PeerConfig, *, as_json: bool) -> None:
+    """Lend this machine until it is asked to stop.
+
+    Raises:
+        HelixError: It cannot join, or its daemon died; one line says why.
+    """
+    check_port_is_free(config.network.host, config.network.port)
+    printer = EventPrinter(as_json=as_json)
+
+    async def service(stop: StopRequest) -> None:
+        async with (
+            PeerNode.running(config, printer.show) as node,
+            serving_status(config.state_dir, lambda: encode_status(node.status())),
+        ):
+            stop.begun()
+            following = asyncio.create_task(printer.follow(node.status))
+            try:
+                await stop.wait()
+                text = "leaving when the running sessions are done; Ctrl-C again leaves at once"
+                printer.show(NodeEvent("leaving", text))
+                await node.leave()
+            finally:
+                following.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await following
+
+    run_service(service)
