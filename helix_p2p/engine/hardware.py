@@ -1,144 +1,140 @@
-"""Which device this machine can lend, and how much memory it has free.
+"""What this machine can compute on: CUDA, ROCm, Apple's MPS, or the CPU.
 
-Always: what is reported was asked of the device, not looked up in a table; a device that was asked
-for by name and is not there is an error, never silently another one.
+Importing this module does not import torch; looking does. Always: the device named is one that
+torch can use here and now.
 """
 
-import os
 import platform
-import re
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import psutil
-import torch
 
 from helix_p2p.errors import ConfigError
 
-CPU_SHARE = 0.7
-"""Of the memory that is free on a CPU: the person goes on using the machine."""
-GPU_SHARE = 0.9
-"""Of a GPU's free memory: allocators fragment, and the desktop wants some."""
+RESERVE_BYTES = 1024**3
+"""Left to the driver, torch's own context and temporaries on a GPU."""
+CPU_SHARE = 0.5
+"""Of the free memory of a machine that has other work to do."""
+
+
+class DeviceKind(StrEnum):
+    """The family of a device."""
+
+    CUDA = "cuda"
+    ROCM = "rocm"
+    MPS = "mps"
+    CPU = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """A device as torch reaches it.
+    """One device.
 
     Attributes:
-        device: As torch names it: `cpu`, `cuda:0` (ROCm too), `mps`.
-        kind: `cpu`, `cuda`, `rocm` or `mps`.
-        name: As its maker calls it.
-        total_bytes: Memory of the device.
-        free_bytes: Of it, free now.
-        dtype: `f32` or `bf16`, what it is fastest in: bf16 on GPUs; on CPUs without AMX, f32 wins.
+        kind: Its family.
+        device: As torch names it, e.g. `cuda:0`.
+        name: For people and for the speed cache, e.g. `NVIDIA GeForce RTX 4090`.
+        memory_bytes: All of it.
+        usable_bytes: What a peer may offer without harming what else runs.
+        dtype: The wire's name of the dtype that is fastest here: `f32`, `bf16`, `f16`.
+        threads: That torch computes with on a CPU.
     """
 
+    kind: DeviceKind
     device: str
-    kind: str
     name: str
-    total_bytes: int
-    free_bytes: int
+    memory_bytes: int
+    usable_bytes: int
     dtype: str
-
-    @property
-    def usable_bytes(self) -> int:
-        """What a peer takes when nobody says how much."""
-        return int(self.free_bytes * (CPU_SHARE if self.kind in ("cpu", "mps") else GPU_SHARE))
+    threads: int
 
 
-def find_hardware(wanted: str = "auto") -> Hardware:
-    """The device that is meant by `wanted`.
+def find_hardware(wanted: str | None = None) -> Hardware:
+    """The device asked for, or the best there is.
 
     Args:
-        wanted: `auto` takes the GPU with most free memory, else the CPU; otherwise torch's name.
+        wanted: `cpu`, `cuda`, `cuda:1`, `rocm`, `mps`; None takes a GPU where there is one.
 
     Raises:
-        ConfigError: No such device is usable here.
+        ConfigError: There is no such device.
     """
-    if wanted == "auto":
-        if torch.cuda.is_available():
-            return max(
-                (_cuda(index) for index in range(torch.cuda.device_count())),
-                key=lambda it: it.free_bytes,
-            )
-        return _mps() if torch.backends.mps.is_available() else _cpu()
-    named = re.fullmatch(r"(cpu|mps|cuda)(?::(\d+))?", wanted)
-    match named and named[1]:
-        case "cpu":
-            return _cpu()
-        case "mps" if torch.backends.mps.is_available():
-            return _mps()
-        case "cuda" if torch.cuda.is_available():
-            assert named is not None
-            index = int(named[2] or 0)
-            if index < torch.cuda.device_count():
-                return _cuda(index)
+    import torch
+
+    kind, _, number = (wanted or "").lower().partition(":")
+    if kind not in ("", *DeviceKind) or (number and not number.isdigit()):
+        raise ConfigError(f"no device is called {wanted}", hint="cpu, cuda, cuda:1, rocm or mps")
+    if kind in ("", "cuda", "rocm") and torch.cuda.is_available():
+        if int(number or 0) >= torch.cuda.device_count():
             raise ConfigError(
-                f"there is no GPU number {index}",
-                hint=f"there are {torch.cuda.device_count()}, counted from 0",
+                f"there is no {wanted}", hint=f"{torch.cuda.device_count()} GPUs were found"
             )
-        case "mps" | "cuda":
-            raise ConfigError(
-                f"torch {torch.__version__} finds no {wanted} device here",
-                hint="update the driver, install the torch build for this GPU, or use --device cpu",
-            )
-        case _:
-            raise ConfigError(
-                f"{wanted!r} is no device", hint="write auto, cpu, cuda, cuda:1 or mps"
-            )
+        return _cuda(int(number or 0))
+    if kind in ("", "mps") and torch.backends.mps.is_available():
+        return _mps()
+    if kind in ("", "cpu"):
+        return _cpu()
+    raise ConfigError(
+        f"there is no {wanted} device that torch can use",
+        hint="is torch installed for it? `--device cpu` always works",
+    )
 
 
-def _cuda(index: int) -> Hardware:
-    free_bytes, total_bytes = torch.cuda.mem_get_info(index)
+def _cuda(number: int) -> Hardware:
+    import torch
+
+    free, total = torch.cuda.mem_get_info(number)
     return Hardware(
-        device=f"cuda:{index}",
-        kind="rocm" if torch.version.hip else "cuda",
-        name=torch.cuda.get_device_name(index),
-        total_bytes=total_bytes,
-        free_bytes=free_bytes,
-        dtype="bf16" if torch.cuda.is_bf16_supported() else "f16",
+        DeviceKind.ROCM if torch.version.hip else DeviceKind.CUDA,
+        f"cuda:{number}",
+        torch.cuda.get_device_name(number),
+        total,
+        max(0, free - RESERVE_BYTES),
+        "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "f16",
+        torch.get_num_threads(),
     )
 
 
 def _mps() -> Hardware:
-    total_bytes = torch.mps.recommended_max_memory()
+    import torch
+
+    total = torch.mps.recommended_max_memory()
+    used = torch.mps.driver_allocated_memory()
+    free = min(total - used, psutil.virtual_memory().available)
+    name = _cpu_name()
     return Hardware(
-        device="mps",
-        kind="mps",
-        name=f"Apple {platform.machine()}",
-        total_bytes=total_bytes,
-        free_bytes=total_bytes - torch.mps.driver_allocated_memory(),
-        dtype="bf16",
+        DeviceKind.MPS,
+        "mps",
+        name,
+        total,
+        max(0, free - RESERVE_BYTES),
+        "f16",
+        torch.get_num_threads(),
     )
 
 
 def _cpu() -> Hardware:
+    import torch
+
     memory = psutil.virtual_memory()
-    limit_bytes = _cgroup_limit_bytes(memory.total)
+    threads = torch.get_num_threads()
     return Hardware(
-        device="cpu",
-        kind="cpu",
-        name=f"{_cpu_name()}, {os.cpu_count()} threads",
-        total_bytes=limit_bytes,
-        free_bytes=min(memory.available, limit_bytes),
-        dtype="f32",
+        DeviceKind.CPU,
+        "cpu",
+        f"{_cpu_name()} × {threads}",
+        memory.total,
+        int(memory.available * CPU_SHARE),
+        "f32",  # bfloat16 is slower on CPUs without AMX or AVX512-BF16
+        threads,
     )
-
-
-def _cgroup_limit_bytes(otherwise: int) -> int:
-    """In a container the machine's memory is not ours."""
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            return min(otherwise, int(Path(path).read_text()))
-        except (OSError, ValueError):
-            continue
-    return otherwise
 
 
 def _cpu_name() -> str:
     try:
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.partition(":")[2].split())
     except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
+        pass
+    return platform.processor() or platform.machine() or "CPU"

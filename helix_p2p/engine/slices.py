@@ -170,6 +170,7 @@ def _fill(
             state_dict=state,
             dtype=dtype,
             attn_implementation=attention,
+            ignore_mismatched_sizes=True,  # so that they are listed, and refused below
             output_loading_info=True,
         )
     except (RuntimeError, ValueError) as error:

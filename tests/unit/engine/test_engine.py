@@ -1,0 +1,304 @@
+"""The engine's promises besides its numbers: layers come and go, sessions stay apart, refusals."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from helix_p2p.engine.contract import SampleRequest, StepRow
+from helix_p2p.engine.slices import load_slice
+from helix_p2p.engine.torch_engine import EngineConfig, TorchEngine
+from helix_p2p.engine.wireformat import from_bytes, to_bytes
+from helix_p2p.errors import (
+    Busy,
+    ModelError,
+    NotServing,
+    OutOfMemory,
+    PoisonedActivation,
+    ProtocolError,
+)
+from helix_p2p.session.messages import Sampling
+from helix_p2p.types import LayerRange
+from tests.unit.engine.tiny import LAYERS, Chain, make_model, manifest_of, session
+
+WHOLE = LayerRange(0, LAYERS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("llama")
+    make_model("Llama", path, tie_word_embeddings=True)
+    return path
+
+
+def engine_of(folder: Path, layers: LayerRange = WHOLE, memory_bytes: int = 1 << 30) -> TorchEngine:
+    engine = TorchEngine(folder, manifest_of(folder), EngineConfig(memory_bytes))
+    engine.install(engine.prepare(layers))
+    return engine
+
+
+def row(number: int, position: int, count: int, *, wanted: bool = False) -> StepRow:
+    wish = SampleRequest(Sampling(), position + count) if wanted else None
+    return StepRow(session(number), position, count, wish)
+
+
+# ── layers ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_kept_layer_is_not_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of(folder, LayerRange(1, 4))
+    read: list[tuple[int, ...]] = []
+
+    def spy(architecture, checkpoint, indices, **given):  # type: ignore[no-untyped-def]
+        read.append(tuple(indices))
+        return load_slice(architecture, checkpoint, indices, **given)
+
+    monkeypatch.setattr("helix_p2p.engine.torch_engine.load_slice", spy)
+    engine.install(engine.prepare(LayerRange(0, 6)))
+    assert read == [(0, 4, 5)]
+    assert engine.held == frozenset(range(6))
+    engine.install(engine.prepare(LayerRange(2, 4)))
+    assert len(read) == 1
+
+
+def test_a_range_grown_on_both_sides_computes_the_same(folder: Path) -> None:
+    grown = engine_of(folder, LayerRange(2, 4))
+    grown.install(grown.prepare(WHOLE))
+    direct = engine_of(folder)
+    tokens = [5, 6, 7]
+    for engine in (grown, direct):
+        engine.open(session(1), WHOLE, 16)
+    results = [
+        engine.step(WHOLE, [row(1, 0, 3, wanted=True)], tokens=tokens) for engine in (grown, direct)
+    ]
+    assert results[0].tokens == results[1].tokens
+    assert (
+        grown.weight_bytes
+        == direct.weight_bytes
+        == grown.spec.weight_bytes(WHOLE)
+        - (
+            grown.spec.embedding_bytes  # tied: held once where both ends are here
+        )
+    )
+
+
+def test_dropped_layers_free_their_memory_and_give_kv_room(folder: Path) -> None:
+    engine = engine_of(folder)
+    before = engine.kv_capacity_token_layers
+    engine.retain(LayerRange(1, 3))
+    assert engine.held == {1, 2}
+    assert engine.weight_bytes == 2 * engine.spec.layer_bytes
+    assert engine.kv_capacity_token_layers > before
+    with pytest.raises(NotServing):
+        engine.open(session(1), LayerRange(0, 2), 16)
+    engine.install(engine.prepare(WHOLE))
+    engine.open(session(1), WHOLE, 16)
+    assert engine.step(WHOLE, [row(1, 0, 2, wanted=True)], tokens=[3, 4]).tokens[0] is not None
+
+
+def test_sessions_go_on_while_layers_are_prepared_and_installed(folder: Path) -> None:
+    engine = engine_of(folder, LayerRange(0, 3))
+    part = LayerRange(0, 3)
+    engine.open(session(1), part, 16)
+    engine.step(part, [row(1, 0, 2)], tokens=[3, 4])
+    prepared = engine.prepare(WHOLE)
+    middle = engine.step(part, [row(1, 2, 1)], tokens=[5]).hidden
+    engine.install(prepared)
+    again = engine.step(part, [row(1, 2, 1)], tokens=[5]).hidden
+    assert middle is not None
+    assert again is not None
+    assert torch.equal(middle, again)
+
+
+def test_layers_beyond_the_memory_are_refused(folder: Path) -> None:
+    engine = engine_of(folder, LayerRange(0, 1), memory_bytes=60_000)
+    with pytest.raises(OutOfMemory, match="GB more"):
+        engine.prepare(WHOLE)
+
+
+# ── sessions ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_kv_ledger_is_exact(folder: Path) -> None:
+    engine = engine_of(folder, memory_bytes=250_000)
+    room = engine.kv_capacity_token_layers
+    assert room == (250_000 - engine.weight_bytes) // engine.spec.kv_bytes_per_token
+    fits = room // (16 * LAYERS)
+    assert fits >= 2
+    for number in range(fits):
+        engine.open(session(number), WHOLE, 16)
+    assert engine.kv_used_token_layers == fits * 16 * LAYERS
+    with pytest.raises(Busy):
+        engine.open(session(fits), WHOLE, 16)
+    engine.open(session(0), WHOLE, 16)  # is open already
+    engine.close(session(0))
+    engine.close(session(0))
+    engine.open(session(fits), WHOLE, 9)
+    for number in range(fits + 1):
+        engine.close(session(number))
+    assert engine.kv_used_token_layers == 0
+
+
+def test_a_session_that_wants_more_and_is_refused_keeps_what_it_has(folder: Path) -> None:
+    engine = engine_of(folder)
+    engine.open(session(1), WHOLE, 16)
+    engine.step(WHOLE, [row(1, 0, 2)], tokens=[3, 4])
+    with pytest.raises(Busy):
+        engine.open(session(1), WHOLE, 10**9)
+    assert engine.length(session(1)) == 2
+
+
+def test_a_write_at_a_position_is_idempotent_and_rolls_back(folder: Path) -> None:
+    chain = Chain(folder, [((0, 6), (0, 6))])
+    chain.open(session(1), session(2))
+    straight = chain.logits([row(1, 0, 4)], [5, 6, 7, 8])
+    chain.logits([row(2, 0, 2)], [5, 6])
+    chain.logits([row(2, 2, 2)], [90, 91])  # taken back below
+    chain.logits([row(2, 0, 2)], [5, 6])
+    again = chain.logits([row(2, 2, 2)], [7, 8])
+    assert torch.allclose(again, straight[2:], atol=1e-5)
+
+
+def test_one_sessions_tokens_never_reach_another(folder: Path) -> None:
+    chain = Chain(folder, [((0, 6), (0, 6))])
+    chain.open(session(1), session(2), session(3))
+    alone = chain.logits([row(1, 0, 3)], [5, 6, 7])
+    beside = chain.logits([row(2, 0, 5), row(3, 0, 3)], [9, 9, 9, 9, 9, 5, 6, 7])[5:]
+    assert torch.allclose(alone, beside, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "error"),
+    [
+        ([row(1, 3, 1)], [5], ProtocolError),  # a gap
+        ([row(1, 2, 15)], [5] * 15, ProtocolError),  # beyond the reservation
+        ([row(9, 0, 1)], [5], NotServing),  # unknown session
+        ([row(1, 2, 1), row(1, 2, 1)], [5, 5], ProtocolError),  # twice
+        ([row(1, 2, 1)], [5, 6], ProtocolError),  # too many ids
+        ([row(1, 2, 1)], [97], ProtocolError),  # not in the vocabulary
+        ([], [], ProtocolError),
+    ],
+)
+def test_a_step_that_cannot_be_is_refused_and_changes_nothing(
+    folder: Path, rows: list[StepRow], tokens: list[int], error: type[Exception]
+) -> None:
+    engine = engine_of(folder)
+    engine.open(session(1), WHOLE, 16)
+    engine.step(WHOLE, [row(1, 0, 2)], tokens=[3, 4])
+    with pytest.raises(error):
+        engine.step(WHOLE, rows, tokens=tokens)
+    assert engine.length(session(1)) == 2
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        None,
+        torch.zeros(2, 31),
+        torch.zeros(3, 32),
+        torch.zeros(2, 32, dtype=torch.long),
+        torch.full((2, 32), float("nan")),
+        torch.full((2, 32), float("inf")),
+    ],
+)
+def test_poisoned_activations_are_refused(folder: Path, hidden: torch.Tensor | None) -> None:
+    layers = LayerRange(3, 6)
+    engine = engine_of(folder, layers)
+    engine.open(session(1), layers, 16)
+    with pytest.raises(PoisonedActivation):
+        engine.step(layers, [row(1, 0, 2)], hidden=hidden)
+
+
+# ── dtypes, wire, bad checkpoints ──────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_half_precision_stays_near_float32(folder: Path, dtype: str) -> None:
+    stages = [((0, 3), (0, 3)), ((3, 6), (3, 6))]
+    exact, rough = Chain(folder, stages), Chain(folder, stages, dtype)
+    for chain in (exact, rough):
+        chain.open(session(1))
+    tokens = [5, 6, 7, 8]
+    wanted, got = (chain.logits([row(1, 0, 4)], tokens).float() for chain in (exact, rough))
+    assert got.dtype == torch.float32
+    assert (got - wanted).abs().max() < 0.05 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("name", ["f32", "bf16", "f16"])
+def test_activations_survive_the_wire_bit_for_bit(name: str) -> None:
+    kind = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[name]
+    hidden = torch.randn(3, 8).to(kind)
+    data = to_bytes(hidden)
+    assert len(data) == 3 * 8 * kind.itemsize
+    assert torch.equal(from_bytes(bytes(data), name, 3, 8), hidden)
+
+
+@pytest.mark.parametrize(("name", "tokens", "width"), [("f32", 3, 9), ("i8", 3, 8), ("f32", 0, 8)])
+def test_bytes_that_are_no_activations_are_refused(name: str, tokens: int, width: int) -> None:
+    with pytest.raises(PoisonedActivation):
+        from_bytes(bytes(3 * 8 * 4), name, tokens, width)
+
+
+def broken(folder: Path, tmp_path: Path, change) -> Path:  # type: ignore[no-untyped-def]
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    return tmp_path
+
+
+NORM = "model.layers.3.input_layernorm.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop(NORM), "lacks"),
+        (lambda tensors: tensors[NORM].fill_(float("nan")), "NaN"),
+        (lambda tensors: tensors.update({NORM: torch.ones(31)}), "shape"),
+        (
+            lambda tensors: tensors.update(
+                {"model.layers.3.self_attn.q_proj.bias": torch.ones(32)}
+            ),
+            "unexpected",
+        ),
+        (lambda tensors: tensors.pop("model.embed_tokens.weight"), "no tensor"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(
+    folder: Path,
+    tmp_path: Path,
+    change,
+    message: str,  # type: ignore[no-untyped-def]
+) -> None:
+    path = broken(folder, tmp_path, change)
+    engine = TorchEngine(path, manifest_of(path), EngineConfig(1 << 30))
+    with pytest.raises(ModelError, match=message):
+        engine.prepare(LayerRange(3, 6))
+    assert engine.held == frozenset()
+
+
+def test_architectures_that_cannot_be_sliced_are_refused_by_name(tmp_path: Path) -> None:
+    path = broken_config(
+        tmp_path, '{"architectures": ["Gemma3nForCausalLM"], "model_type": "gemma3n_text"}'
+    )
+    with pytest.raises(ModelError, match=r"Gemma3nForCausalLM.*share KV"):
+        read(path)
+    path = broken_config(tmp_path, '{"architectures": ["BertModel"], "model_type": "bert"}')
+    with pytest.raises(ModelError, match="encoder"):
+        read(path)
+    path = broken_config(tmp_path, '{"architectures": ["NewForCausalLM"], "model_type": "new"}')
+    with pytest.raises(ModelError, match="not supported"):
+        read(path)
+
+
+def broken_config(folder: Path, text: str) -> Path:
+    (folder / "config.json").write_text(text)
+    return folder
+
+
+def read(folder: Path) -> None:
+    from helix_p2p.engine.architecture import read_architecture
+
+    read_architecture(folder)
