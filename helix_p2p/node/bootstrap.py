@@ -90,9 +90,9 @@ class BootstrapNode:
                 files=read_shared_files(folder, manifest),
             )
             node = cls(config, belonging, manifest, on_event)
-            async with presence(place, node._observe, node.status) as here:  # noqa: SLF001
-                node._here = here  # noqa: SLF001
-                node._announce()  # noqa: SLF001
+            async with presence(place, node._observe, node.status) as here:
+                node._here = here
+                node._announce()
                 try:
                     yield node
                 finally:

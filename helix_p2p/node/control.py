@@ -6,7 +6,7 @@ a path; a probe's size is bounded.
 
 from collections.abc import Callable, Mapping
 
-from helix_p2p.errors import InvalidRequest, ProtocolError
+from helix_p2p.errors import ProtocolError
 from helix_p2p.identity import Signed
 from helix_p2p.membership.messages import (
     FileReply,
@@ -17,14 +17,12 @@ from helix_p2p.membership.messages import (
     MembersReply,
     PlanReply,
     Probe,
-    ProbeReply,
     StatusReply,
 )
 from helix_p2p.net.channel import Channel
+from helix_p2p.net.probe import answer_probe
 from helix_p2p.net.transport import Buffer
 from helix_p2p.wire.registry import Message
-
-PROBE_LIMIT_BYTES = 8 * 1024 * 1024
 
 
 class ControlService:
@@ -69,9 +67,7 @@ class ControlService:
                 return FileReply(name, body is not None), body or b""
             case GetStatus():
                 return StatusReply(), self._status()
-            case Probe(size_bytes):
-                if not 0 <= size_bytes <= PROBE_LIMIT_BYTES:
-                    raise InvalidRequest(f"a probe takes at most {PROBE_LIMIT_BYTES} bytes")
-                return ProbeReply(len(payload)), bytes(size_bytes)
+            case Probe():
+                return answer_probe(message, payload)
             case _:
                 raise ProtocolError(f"{type(message).__name__} is not a question")

@@ -63,9 +63,9 @@ def lend(config: PeerConfig, folder: Path, manifest: Manifest) -> Loan:
     hardware = find_hardware(config.device)
     dtype = hardware.dtype if config.dtype == "auto" else _SHORT[config.dtype]
     budget = config.memory_bytes or hardware.usable_bytes
-    if budget > hardware.total_bytes:
+    if budget > hardware.memory_bytes:
         raise ConfigError(
-            f"{budget / 1e9:.1f} GB are more than the {hardware.total_bytes / 1e9:.1f} GB of "
+            f"{budget / 1e9:.1f} GB are more than the {hardware.memory_bytes / 1e9:.1f} GB of "
             f"{hardware.name}",
             hint="lower --max-memory",
         )

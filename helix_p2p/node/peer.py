@@ -13,6 +13,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 from helix_p2p.cluster.announcement import PeerState
@@ -40,7 +41,7 @@ from helix_p2p.node.joining import (
 )
 from helix_p2p.node.lending import Loan, lend
 from helix_p2p.node.loading import Held, LayerLoader
-from helix_p2p.node.measuring import measure_links
+from helix_p2p.node.measuring import WayMeter, Ways
 from helix_p2p.node.narrator import narrate
 from helix_p2p.node.presence import Place, Presence, presence, require
 from helix_p2p.node.serving import Serving
@@ -50,6 +51,7 @@ from helix_p2p.node.status import NodeStatus, plan_status
 from helix_p2p.node.swarm_view import has_role, hosts_of, member_statuses
 from helix_p2p.planning.validate import PlanRules, validate
 from helix_p2p.types import LayerRange, PeerId
+from helix_p2p.wire.registry import Message
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +74,14 @@ class PeerNode:
         self._detail = ""
         self._draining = False
         self._own = OwnState(memory_bytes=loan.memory_bytes, speed=loan.speed)
+        self._ways = Ways(uplink_bytes_per_s=config.uplink_bytes_per_s)
         self._here: Presence | None = None
         self._links: LinkPool | None = None
         self._serving: Serving | None = None
         self._loader = LayerLoader(
             loan.engine,
             self._compute,
-            in_use=lambda: self.serving.stage.layers_in_use(),
+            in_use=self._layers_in_use,
             changed=self._on_held,
             drain_s=config.limits.drain_s,
         )
@@ -103,12 +106,14 @@ class PeerNode:
             on_event(_measured(loan))
             node = cls(config, belonging, loan, on_event)
             try:
-                place = node._place(identity, state, read_shared_files(folder, manifest))  # noqa: SLF001
-                async with presence(place, node._observe, node.status) as here:  # noqa: SLF001
-                    async with node._serve(here):  # noqa: SLF001
-                        yield node
+                place = node._place(identity, state, read_shared_files(folder, manifest))
+                async with (
+                    presence(place, node._observe, node.status) as here,
+                    node._serve(here),
+                ):
+                    yield node
             finally:
-                await node._compute.close()  # noqa: SLF001
+                await node._compute.close()
 
     @property
     def serving(self) -> Serving:
@@ -130,9 +135,10 @@ class PeerNode:
         self._set_own(PeerState.DRAINING, self._own.serving)
         self.serving.serve(self._own.serving, draining=True)
         self._see()
-        deadline_s = time.monotonic() + self.config.limits.drain_s
-        while not self.serving.idle and time.monotonic() < deadline_s:
-            await asyncio.sleep(TICK_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.config.limits.drain_s):
+                while not self.serving.idle:  # noqa: ASYNC110 - the machines are pure: no events
+                    await asyncio.sleep(TICK_S)
         self.here.driver.leave()
 
     def status(self) -> NodeStatus:
@@ -211,9 +217,7 @@ class PeerNode:
         links = LinkPool(
             here.transport,
             here.members_only,
-            on_message=lambda peer, message, data: self.serving.on_peer_message(
-                peer, message, data
-            ),
+            on_message=self._on_peer_message,
             on_lost=self._on_link_lost,
             addresses=here.addresses_of,
         )
@@ -244,20 +248,17 @@ class PeerNode:
 
     async def _measure_links(self) -> None:
         """Round trips and bandwidth to a few peers, soon after the start and then now and then."""
+        meter = WayMeter(self.here)
         pause_s = MEASURE_FIRST_S
         while True:
             await asyncio.sleep(pause_s)
-            measured = await measure_links(self.here)
-            if measured.links:
-                pause_s = MEASURE_S
-                uplink = self.config.uplink_bytes_per_s or measured.uplink_bytes_per_s
-                self._set_own(
-                    self._own.state,
-                    self._own.serving,
-                    links=measured.links,
-                    uplink_bytes_per_s=uplink,
-                    downlink_bytes_per_s=measured.downlink_bytes_per_s,
-                )
+            ways = await meter.round()
+            if not ways.links:
+                continue
+            pause_s = MEASURE_S
+            limit = self.config.uplink_bytes_per_s
+            self._ways = replace(ways, uplink_bytes_per_s=limit or ways.uplink_bytes_per_s)
+            self._set_own(self._own.state, self._own.serving)
 
     # ── what happens ─────────────────────────────────────────────────────────────────────────
 
@@ -296,6 +297,12 @@ class PeerNode:
         if event is not None:
             self._on_event(event)
 
+    def _layers_in_use(self) -> tuple[LayerRange, ...]:
+        return self.serving.stage.layers_in_use()
+
+    def _on_peer_message(self, peer: PeerId, message: Message, payload: bytearray) -> None:
+        self.serving.on_peer_message(peer, message, payload)
+
     def _on_link_lost(self, peer: PeerId, error: HelixError) -> None:
         log.info("the link to %s was lost: %s", peer, error)
         self.serving.on_peer_lost(peer)
@@ -312,17 +319,16 @@ class PeerNode:
             draining=self._draining,
         )
 
-    def _set_own(self, state: PeerState, layers: LayerRange | None, **more: object) -> None:
-        before = self._own
+    def _set_own(self, state: PeerState, layers: LayerRange | None) -> None:
         self._own = OwnState(
             state=state,
             memory_bytes=self.loan.memory_bytes,
             speed=self.loan.speed,
             serving=layers,
             addresses=tuple(self.here.transport.addresses),
-            links=more.get("links", before.links),  # type: ignore[arg-type]
-            uplink_bytes_per_s=more.get("uplink_bytes_per_s", before.uplink_bytes_per_s),  # type: ignore[arg-type]
-            downlink_bytes_per_s=more.get("downlink_bytes_per_s", before.downlink_bytes_per_s),  # type: ignore[arg-type]
+            links=self._ways.links,
+            uplink_bytes_per_s=self._ways.uplink_bytes_per_s,
+            downlink_bytes_per_s=self._ways.downlink_bytes_per_s,
         )
         self.here.driver.set_own(self._own)
 

@@ -1,0 +1,69 @@
+"""Measures the ways to a few other peers, for the planner.
+
+A new peer measures at once those it hears of, later rounds take those that were not measured for
+longest, so in time every pair that matters is known.
+
+Always: bounded in peers, bytes and time; what could not be measured is left out, never guessed. The
+uplink is what the fastest taker took from us, a lower bound that rises as more are measured.
+"""
+
+from dataclasses import dataclass
+
+from helix_p2p.cluster.announcement import LinkMeasurement
+from helix_p2p.net.probe import Measurement, measure_some
+from helix_p2p.node.presence import Presence
+from helix_p2p.types import PeerId
+
+PEERS_PER_ROUND = 6
+PEERS_ANNOUNCED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What is known of the ways from here.
+
+    Attributes:
+        links: Towards other peers, ascending by id.
+        uplink_bytes_per_s: None while nothing was measured.
+        downlink_bytes_per_s: Likewise.
+    """
+
+    links: tuple[LinkMeasurement, ...] = ()
+    uplink_bytes_per_s: float | None = None
+    downlink_bytes_per_s: float | None = None
+
+
+class WayMeter:
+    """Measures a few ways in each round and keeps what it learned."""
+
+    def __init__(self, here: Presence) -> None:
+        self._here = here
+        self._known: dict[PeerId, Measurement] = {}
+
+    async def round(self) -> Ways:
+        """Measure the next few peers; what is known of all of them."""
+        member = self._here.member
+        lending = [p for p, said in member.announcements().items() if said.speed is not None]
+        present = [peer for peer in lending if peer != member.peer_id]
+        order = list(self._known)
+        present.sort(key=lambda p: (order.index(p) if p in self._known else -1, p))
+        for measured in await measure_some(
+            self._here.requests,
+            present[:PEERS_PER_ROUND],
+            addresses=self._here.addresses_of,
+        ):
+            self._known.pop(measured.peer, None)
+            self._known[measured.peer] = measured  # the end of the queue
+        for peer in [p for p in self._known if p not in present]:
+            del self._known[peer]
+        return self._ways()
+
+    def _ways(self) -> Ways:
+        latest = list(self._known.values())[-PEERS_ANNOUNCED:]
+        links = sorted(
+            (LinkMeasurement(m.peer, m.rtt_s, m.there_bytes_per_s) for m in latest),
+            key=lambda link: link.peer,
+        )
+        up = [m.there_bytes_per_s for m in latest if m.there_bytes_per_s is not None]
+        down = [m.back_bytes_per_s for m in latest if m.back_bytes_per_s is not None]
+        return Ways(tuple(links), max(up, default=None), max(down, default=None))
