@@ -100,7 +100,7 @@ class LinkPool:
         return {peer: link.stats() for peer, link in self._outgoing.items()}
 
     def rtt_s(self, peer: PeerId) -> float | None:
-        """Smoothed round trip to a peer; None when there is no link or no sample yet."""
+        """Median round trip to a peer; None when there is no link or no sample yet."""
         link = self._outgoing.get(peer)
         return None if link is None else link.rtt_s
 

@@ -15,10 +15,12 @@ from helix_p2p.errors import (
     PeerLost,
     PeerUnreachable,
 )
-from helix_p2p.membership.messages import Probe
-from helix_p2p.net.link import LinkOptions
+from helix_p2p.membership.messages import Heartbeat, Probe
+from helix_p2p.net.channel import Channel
+from helix_p2p.net.link import Incoming, LinkOptions
 from helix_p2p.net.links import LinkPool
 from helix_p2p.net.memory import MemoryNetwork, MemoryTransport
+from helix_p2p.net.transport import Stream
 from helix_p2p.types import PeerId
 from helix_p2p.wire.registry import Message
 from tests.unit.net.members import ANN, BEN, member_of
@@ -222,3 +224,22 @@ async def test_close_flushes_and_then_calls_nobody(network: MemoryNetwork) -> No
 def test_a_silence_shorter_than_two_heartbeats_is_a_config_error() -> None:
     with pytest.raises(ConfigError):
         LinkOptions(heartbeat_s=1.0, silence_s=1.5)
+
+
+async def test_an_echo_is_not_lost_to_a_later_sign_of_life(network: MemoryNetwork) -> None:
+    ann, ben = network.join(ANN), network.join(BEN)
+    far: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
+
+    async def keep(stream: Stream) -> None:
+        far.set_result(Channel(stream))
+        await asyncio.Event().wait()
+
+    await ben.serve("/keep", keep)
+    link = Incoming(BEN, Channel(await ann.open(BEN, "/keep")))
+    link.answer(Heartbeat(7))
+    link.answer(Heartbeat(0))
+    writer = asyncio.create_task(link.write())
+    assert await (await far).receive(timeout_s=5) == (Heartbeat(0, 7), b"")
+    writer.cancel()
+    await asyncio.gather(writer, return_exceptions=True)
+    await ben.close()
