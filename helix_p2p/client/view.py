@@ -1,0 +1,317 @@
+"""What a client knows of its swarm: the plan, the members, and whom to ask next time.
+
+Whoever the client came by is only the first to be asked. Every reply names members and their
+addresses, so the swarm stays reachable when that first address is gone. Sources are asked one
+after another with a head start, the one that answered last going first.
+
+Always: a plan or an announcement counts only under its owner's signature (and, unless the swarm is
+open, with a certificate of its root); a plan replaces only a lower one, and one from the future is
+not believed; one refresh runs at a time.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import TypeVar
+
+from helix_p2p.client.asking import first_answer
+from helix_p2p.client.model_files import Check, NobodyHasIt
+from helix_p2p.cluster.announcement import Announcement, open_announcement
+from helix_p2p.errors import HelixError, ProtocolError
+from helix_p2p.identity import Signed
+from helix_p2p.membership.credentials import Role, verify_credentials
+from helix_p2p.membership.messages import (
+    FileReply,
+    GetFile,
+    GetMembers,
+    GetPlan,
+    MembersReply,
+    PlanReply,
+)
+from helix_p2p.net.requests import Requests
+from helix_p2p.planning.plan import SignedPlan, open_plan
+from helix_p2p.session.entry_choice import EntryChoice, entry_candidates
+from helix_p2p.types import PeerId
+
+REFRESH_S = 15.0
+"""Between refreshes when nothing fails; a plan lives for minutes."""
+ASK_S = 8.0
+HEAD_START_S = 1.0
+"""How long a source may think before the next one is asked as well."""
+FILE_S = 60.0
+"""A tokenizer of 35 MB over a home uplink of 1 MB/s takes 35 s."""
+KNOWN_LIMIT = 256
+SLOT_S = 30.0
+EPOCHS_PER_SLOT = 64
+SLOTS_AHEAD = 3
+"""Epochs beyond this are from no honest clock; see docs/adr on plans."""
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class SwarmName:
+    """Which swarm and model; what is None is learnt from the first member that answers.
+
+    Attributes:
+        swarm: Swarm id.
+        manifest_hash: The model.
+        root_public_key: None in an open swarm.
+    """
+
+    swarm: str | None = None
+    manifest_hash: str | None = None
+    root_public_key: bytes | None = None
+
+
+class SwarmView:
+    """The client's picture of its swarm.
+
+    Args:
+        requests: Asks members.
+        name: Shared with the handshake, which fills in an open swarm's id.
+        sources: Where to begin, with addresses.
+        choice: Kept up to date with the entry peers.
+        random: Spreads clients over sources.
+    """
+
+    def __init__(
+        self,
+        requests: Requests,
+        name: SwarmName,
+        sources: dict[PeerId, tuple[str, ...]],
+        choice: EntryChoice,
+        random: Random,
+    ) -> None:
+        self._requests = requests
+        self._name = name
+        self._first = dict(sources)
+        self._learnt: dict[PeerId, tuple[str, ...]] = {}
+        self._answered: PeerId | None = None
+        self._choice = choice
+        self._random = random
+        self._announced: dict[PeerId, tuple[Signed, Announcement]] = {}
+        self._refreshing: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listeners: set[Callable[[], None]] = set()
+        self.plan: SignedPlan | None = None
+
+    @property
+    def manifest_hash(self) -> str | None:
+        """The model, once known."""
+        return self._name.manifest_hash
+
+    @property
+    def members(self) -> dict[PeerId, Announcement]:
+        """Who serves the model, by the last answer."""
+        return {peer: said for peer, (_, said) in self._announced.items()}
+
+    def addresses_of(self, peer: PeerId) -> tuple[str, ...]:
+        """Where a member is to be reached."""
+        return self._learnt.get(peer) or self._first.get(peer, ())
+
+    def start(self) -> None:
+        """Refresh every now and then until `close`."""
+        self._spawn(self._keep_fresh())
+
+    async def close(self) -> None:
+        """Stop refreshing."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @contextlib.contextmanager
+    def listening(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Call `listener` after each refresh."""
+        self._listeners.add(listener)
+        try:
+            yield
+        finally:
+            self._listeners.discard(listener)
+
+    def refresh_soon(self) -> None:
+        """Something failed: refresh now, unless a refresh is under way."""
+        if self._refreshing is None:
+            self._spawn(self._refresh_quietly())
+
+    async def refresh(self) -> None:
+        """Ask for plan and members; many callers share one refresh.
+
+        Raises:
+            PeerUnreachable: Nobody answered.
+            HelixError: The one who answered refused us.
+        """
+        if self._refreshing is None:
+            task = self._refreshing = asyncio.create_task(self._refresh())
+            self._tasks.add(task)
+            task.add_done_callback(self._refreshed)
+        await asyncio.shield(self._refreshing)
+
+    async def fetch(self, name: str, check: Check) -> bytes:
+        """One of the model's small files, from whoever has it.
+
+        Raises:
+            NobodyHasIt: Nobody who answers has it.
+            NetworkError: Nobody answers.
+        """
+        missing = NobodyHasIt(f"nobody in the swarm hands out {name}")
+
+        async def ask(peer: PeerId) -> bytes:
+            reply, data = await self._requests.ask(
+                peer, GetFile(name), timeout_s=FILE_S, addresses=self.addresses_of(peer)
+            )
+            if not isinstance(reply, FileReply) or reply.name != name:
+                raise ProtocolError(f"{peer} answered with {type(reply).__name__}")
+            if not reply.found:
+                raise missing
+            body = bytes(data)
+            check(body)
+            return body
+
+        return await self._ask_around(ask, head_start_s=5.0)
+
+    # ── refreshing ─────────────────────────────────────────────────────────────────────────────
+
+    def _refreshed(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._refreshing = None
+        if not task.cancelled():
+            task.exception()  # told to those who wait; nobody may be left
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S * self._random.uniform(0.8, 1.2))
+            await self._refresh_quietly()
+
+    async def _refresh_quietly(self) -> None:
+        try:
+            await self.refresh()
+        except HelixError as error:
+            log.info("the view of the swarm is not refreshed: %s", error)
+
+    async def _refresh(self) -> None:
+        plan, members = await self._ask_around(self._ask_view)
+        self._take(plan, members)
+        for listener in tuple(self._listeners):
+            listener()
+
+    async def _ask_view(self, peer: PeerId) -> tuple[SignedPlan | None, dict[PeerId, Announcement]]:
+        addresses = self.addresses_of(peer)
+        reply, _ = await self._requests.ask(peer, GetPlan(), timeout_s=ASK_S, addresses=addresses)
+        if not isinstance(reply, PlanReply):
+            raise ProtocolError(f"{peer} answered GetPlan with {type(reply).__name__}")
+        plan = self._read_plan(reply.plan) if reply.plan is not None else None
+        reply, _ = await self._requests.ask(
+            peer, GetMembers(), timeout_s=ASK_S, addresses=addresses
+        )
+        if not isinstance(reply, MembersReply):
+            raise ProtocolError(f"{peer} answered GetMembers with {type(reply).__name__}")
+        return plan, self._read_members(reply.announcements)
+
+    def _take(self, plan: SignedPlan | None, members: dict[PeerId, Announcement]) -> None:
+        if plan is not None and (self.plan is None or plan.order > self.plan.order):
+            self.plan = plan
+        if self._name.manifest_hash is None:
+            self._name.manifest_hash = _model_of(self.plan, members)
+        model = self._name.manifest_hash
+        members = {p: said for p, said in members.items() if said.manifest_hash == model}
+        self._announced = {p: v for p, v in self._announced.items() if p in members}
+        for peer, said in members.items():
+            if said.addresses:
+                self._learnt.pop(peer, None)  # to the end: the oldest go first
+                self._learnt[peer] = said.addresses
+        for peer in list(self._learnt)[: max(0, len(self._learnt) - KNOWN_LIMIT)]:
+            del self._learnt[peer]
+        placement = self.plan.plan.placement if self.plan else None
+        self._choice.update(entry_candidates(placement, members.items()))
+
+    def _read_plan(self, record: Signed) -> SignedPlan | None:
+        """The plan if it can be believed; a bad one does not spoil the rest of the answer."""
+        if self.plan is not None and record == self.plan.record:
+            return self.plan
+        try:
+            plan = open_plan(record, self._swarm())
+        except ProtocolError as error:
+            log.warning("a plan is not believed: %s", error)
+            return None
+        newest = (int(time.time() / SLOT_S) + SLOTS_AHEAD) * EPOCHS_PER_SLOT
+        model = self._name.manifest_hash
+        if plan.plan.epoch > newest or (model is not None and plan.plan.manifest_hash != model):
+            log.warning("a plan of epoch %s is not believed", plan.plan.epoch)
+            return None
+        return plan
+
+    def _read_members(self, records: Iterable[Signed]) -> dict[PeerId, Announcement]:
+        members: dict[PeerId, Announcement] = {}
+        for record in records:
+            try:
+                peer = record.signer
+                known = self._announced.get(peer)
+                if known is None or known[0] != record:
+                    said = self._verified(peer, record)
+                    if known is None or said.order > known[1].order:
+                        known = self._announced[peer] = record, said
+            except ProtocolError as error:
+                log.debug("an announcement is not believed: %s", error)
+                continue
+            members[peer] = known[1]
+        return members
+
+    def _verified(self, peer: PeerId, record: Signed) -> Announcement:
+        said = open_announcement(record, self._swarm())
+        roles = verify_credentials(
+            said.credentials,
+            peer=peer,
+            swarm=self._swarm(),
+            root_public_key=self._name.root_public_key,
+            now_unix_s=time.time(),
+        )
+        if Role.PEER not in roles:
+            raise ProtocolError(f"{peer} may not serve")
+        return said
+
+    def _swarm(self) -> str:
+        assert self._name.swarm is not None, "the handshake comes before any answer"
+        return self._name.swarm
+
+    # ── asking around ──────────────────────────────────────────────────────────────────────────
+
+    def _sources(self) -> list[PeerId]:
+        first, learnt = list(self._first), [p for p in self._learnt if p not in self._first]
+        self._random.shuffle(first)
+        self._random.shuffle(learnt)
+        order = [*first, *learnt] if self._answered is None else [self._answered, *first, *learnt]
+        return list(dict.fromkeys(order))
+
+    async def _ask_around(
+        self, ask: Callable[[PeerId], Awaitable[T]], head_start_s: float | None = None
+    ) -> T:
+        try:
+            peer, answer = await first_answer(
+                ask, self._sources(), head_start_s=head_start_s or HEAD_START_S
+            )
+        except HelixError:
+            self._answered = None
+            raise
+        self._answered = peer
+        return answer
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _model_of(plan: SignedPlan | None, members: dict[PeerId, Announcement]) -> str | None:
+    """The model that the plan serves, else the one that most members announce."""
+    if plan is not None:
+        return plan.plan.manifest_hash
+    counts = Counter(said.manifest_hash for said in members.values() if said.manifest_hash)
+    return max(sorted(counts), key=lambda model: counts[model], default=None)
