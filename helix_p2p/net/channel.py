@@ -32,7 +32,7 @@ from helix_p2p.errors import (
 from helix_p2p.membership.credentials import Role
 from helix_p2p.membership.handshake import Admission, check_hello
 from helix_p2p.membership.messages import ErrorReply, Hello
-from helix_p2p.net.transport import Buffer, Stream, Transport
+from helix_p2p.net.transport import Buffer, Stream, Transport, size_bytes
 from helix_p2p.types import PeerId
 from helix_p2p.wire.framing import (
     PREFIX_BYTES,
@@ -47,8 +47,10 @@ HANDSHAKE_TIMEOUT_S = 5.0
 HELLO_LIMIT_BYTES = 16 * 1024
 """A certificate chain is under 4 KiB."""
 WRITE_TIMEOUT_S = 20.0
-"""A frame that the other end does not take in this time is not going to be taken."""
-PIECE_BYTES = 256 * 1024
+SLOWEST_BYTES_PER_S = 64 * 1024
+"""A frame that the other end takes more slowly than this, after the first 20 s, is not going to be
+taken."""
+PIECE_BYTES = 64 * 1024
 """Large payloads are read in pieces: memory grows with what has come, not with what was claimed,
 and a slow transfer still shows as life."""
 
@@ -144,8 +146,9 @@ class Channel:
         """Send encoded frames as one piece; see `send`."""
         if self._closed:
             raise self._lost()
+        timeout_s = WRITE_TIMEOUT_S + sum(map(size_bytes, frames)) / SLOWEST_BYTES_PER_S
         try:
-            async with asyncio.timeout(WRITE_TIMEOUT_S), self._send_lock:
+            async with asyncio.timeout(timeout_s), self._send_lock:
                 await self._stream.write(*frames)
         except TimeoutError as error:
             await self.close()

@@ -102,7 +102,14 @@ class MemoryDirectory:
 class Libp2pDirectory:
     """The real one."""
 
-    def __init__(self, library: lean_hivemind.Hivemind, node: Any, check: RecordCheck) -> None:
+    def __init__(
+        self,
+        transport: Libp2pTransport,
+        library: lean_hivemind.Hivemind,
+        node: Any,
+        check: RecordCheck,
+    ) -> None:
+        self._transport = transport
         self._library = library
         self._node = node
         self._check = check
@@ -121,7 +128,7 @@ class Libp2pDirectory:
         """Join the DHT.
 
         Args:
-            transport: Whose libp2p to use; it must have reached the bootstrap nodes.
+            transport: Whose libp2p to use; it has reached the bootstrap nodes at its start.
             keys: All that may exist; a DHT knows keys by hash, `check` by text.
             check: The rules.
             bootstrap: Multiaddrs of nodes to enter by; empty for the first node.
@@ -147,7 +154,7 @@ class Libp2pDirectory:
         )
         gate.watch(node.protocol.storage)
         guard_answers(library, node.protocol, gate)
-        self = cls(library, node, check)
+        self = cls(transport, library, node, check)
         peers = [peer for peer in map(peer_of_address, bootstrap) if peer != transport.peer_id]
         try:
             if peers:
@@ -163,6 +170,7 @@ class Libp2pDirectory:
         Raises:
             PeerUnreachable: None answered.
         """
+        await self._transport.reach(bootstrap)
         await self._enter([peer_of_address(address) for address in bootstrap])
 
     @property

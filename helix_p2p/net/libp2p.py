@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from helix_p2p.errors import ConfigError, NetworkError, PeerLost, PeerUnreachabl
 from helix_p2p.identity import Identity
 from helix_p2p.net import lean_hivemind
 from helix_p2p.net.daemon import Daemon, DaemonOptions
-from helix_p2p.net.transport import Buffer, Handler
+from helix_p2p.net.transport import Buffer, Handler, size_bytes
 from helix_p2p.types import PeerId
 
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
@@ -29,6 +30,9 @@ IDENTITY_FILE = "libp2p.key"
 JOIN_BYTES = 128 * 1024
 """Up to here several buffers are copied into one write: a second system call costs more."""
 CLOSE_TIMEOUT_S = 1.0
+STREAMS_PER_PEER = 64
+STREAMS = 4096
+"""Most incoming streams at once; nobody needs more, and each costs a descriptor and buffers."""
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +47,7 @@ class Libp2pTransport:
         self._addresses: tuple[str, ...] = ()
         self._handlers: dict[str, Handler] = {}
         self._bootstrap_tasks: set[asyncio.Task[None]] = set()
+        self._streams_from: Counter[PeerId] = Counter()
         self._closed = False
 
     @classmethod
@@ -103,7 +108,7 @@ class Libp2pTransport:
         try:
             await self.refresh_addresses()
             if others:
-                await self._bootstrap(others, bootstrap_timeout_s)
+                await self.reach(bootstrap, timeout_s=bootstrap_timeout_s)
         except BaseException:
             await asyncio.shield(self.close())
             raise
@@ -180,13 +185,24 @@ class Libp2pTransport:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._daemon.stop()
 
-    async def _bootstrap(self, nodes: Sequence[tuple[PeerId, str]], timeout_s: float) -> None:
-        """Dial all at once and go on with the first that answers."""
+    async def reach(self, addresses: Sequence[str], *, timeout_s: float = 10.0) -> None:
+        """Dial all these nodes at once and go on with the first that answers.
+
+        Args:
+            addresses: Multiaddrs with `/p2p/`; libp2p forgets unused ones after minutes, so this
+                is also the way back after a long separation.
+            timeout_s: For each.
+
+        Raises:
+            PeerUnreachable: None answered.
+        """
+        nodes = [(peer_of_address(address), address) for address in addresses]
         tasks = [
             asyncio.create_task(
                 self._daemon.connect(peer, [address.rpartition("/p2p/")[0]], timeout_s=timeout_s)
             )
             for peer, address in nodes
+            if peer != self.peer_id
         ]
         self._bootstrap_tasks.update(tasks)
         reasons = []
@@ -198,7 +214,7 @@ class Libp2pTransport:
                 reasons.append(error.message)
         else:
             raise PeerUnreachable(
-                f"no bootstrap node answered ({len(nodes)} tried): {'; '.join(reasons[:3])}",
+                f"no bootstrap node answered ({len(tasks)} tried): {'; '.join(reasons[:3])}",
                 hint="check the address, and that the bootstrap node runs",
             )
         for task in tasks:
@@ -216,12 +232,24 @@ class Libp2pTransport:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        stream = Libp2pStream(PeerId(peer), reader, writer)
+        remote = PeerId(peer)
+        stream = Libp2pStream(remote, reader, writer)
+        if (
+            self._streams_from[remote] >= STREAMS_PER_PEER
+            or self._streams_from.total() >= STREAMS
+            or protocol not in self._handlers
+        ):
+            log.info("a stream from %s was not taken: too many", remote)
+            return  # the daemon's side aborts it
+        self._streams_from[remote] += 1
         try:
             await self._handlers[protocol](stream)
         except NetworkError as error:
             log.debug("a stream from %s ended: %s", peer, error)
         finally:
+            self._streams_from[remote] -= 1
+            if not self._streams_from[remote]:
+                del self._streams_from[remote]
             await stream.close()
 
 
@@ -265,7 +293,7 @@ class Libp2pStream:
         try:
             if len(buffers) == 1:
                 self._writer.write(buffers[0])
-            elif sum(map(_size, buffers)) <= JOIN_BYTES:
+            elif sum(map(size_bytes, buffers)) <= JOIN_BYTES:
                 self._writer.write(b"".join(buffers))
             else:
                 for buffer in buffers:
@@ -289,10 +317,6 @@ class Libp2pStream:
             pass
         finally:
             self._writer.transport.abort()
-
-
-def _size(buffer: Buffer) -> int:
-    return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
 
 
 def _check_address(library: lean_hivemind.Hivemind, address: str) -> Any:

@@ -15,6 +15,7 @@ do not contain our own queue; a link is judged once.
 
 import asyncio
 import statistics
+import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -127,7 +128,7 @@ class Outgoing:
         self._rtt_min_s: float | None = None
         self._outbox = Outbox(limit_frames=options.queue_frames, limit_bytes=options.queue_bytes)
         self._wake = asyncio.Event()
-        self._clock = asyncio.get_running_loop().time
+        self._clock = time.perf_counter  # uvloop's own clock counts in milliseconds
         self._finishing = False
         self._beat_due = True
         self._number = 0

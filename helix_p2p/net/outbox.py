@@ -11,7 +11,7 @@ Always: within a lane the order of `put` is kept; the bounds hold whatever is pu
 from collections import deque
 
 from helix_p2p.errors import Busy
-from helix_p2p.net.transport import Buffer
+from helix_p2p.net.transport import Buffer, size_bytes
 
 PACK_BYTES = 64 * 1024
 """Enough to fill a write; asyncio and the daemon move this much at a time."""
@@ -48,7 +48,7 @@ class Outbox:
         Raises:
             Busy: There is no room.
         """
-        size = sum(map(_size, frame))
+        size = sum(map(size_bytes, frame))
         if len(self) >= self._limit_frames or (
             self.waiting_bytes + size > self._limit_bytes and len(self)
         ):
@@ -76,7 +76,3 @@ class Outbox:
         size, frame = lane.popleft()
         self.waiting_bytes -= size
         return frame
-
-
-def _size(buffer: Buffer) -> int:
-    return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from helix_p2p.errors import DeadlineExceeded, HelixError, InvalidRequest, ProtocolError
 from helix_p2p.membership.messages import Probe, ProbeReply
 from helix_p2p.net.requests import Requests
-from helix_p2p.net.transport import Buffer
+from helix_p2p.net.transport import Buffer, size_bytes
 from helix_p2p.types import PeerId
 
 PROBE_LIMIT_BYTES = 8 * 1024 * 1024
@@ -135,7 +135,7 @@ def answer_probe(probe: Probe, payload: Buffer) -> tuple[ProbeReply, bytes]:
     Raises:
         InvalidRequest: More is asked for than a probe may carry.
     """
-    received_bytes = payload.nbytes if isinstance(payload, memoryview) else len(payload)
+    received_bytes = size_bytes(payload)
     if not 0 <= probe.size_bytes <= PROBE_LIMIT_BYTES or received_bytes > PROBE_LIMIT_BYTES:
         raise InvalidRequest(f"a probe carries at most {PROBE_LIMIT_BYTES} bytes")
     return ProbeReply(received_bytes), bytes(probe.size_bytes)

@@ -15,6 +15,11 @@ from helix_p2p.types import PeerId
 Buffer = bytes | bytearray | memoryview
 
 
+def size_bytes(buffer: Buffer) -> int:
+    """How many bytes a buffer holds; `len` of a memoryview counts its items."""
+    return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
+
+
 class Stream(Protocol):
     """One ordered, reliable, encrypted way in both directions."""
 

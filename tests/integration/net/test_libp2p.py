@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import signal
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 
 from helix_p2p.errors import ConfigError, PeerLost, PeerUnreachable
 from helix_p2p.identity import Identity
+from helix_p2p.net import libp2p
 from helix_p2p.net.libp2p import IDENTITY_FILE, Libp2pTransport
 from helix_p2p.net.transport import Stream
 
@@ -113,6 +117,66 @@ async def test_no_bootstrap_answering_is_one_clear_line_in_time(tmp_path: Path) 
                 pass
 
 
+async def test_a_dead_daemon_is_noticed_and_breaks_nothing_else(tmp_path: Path) -> None:
+    async with transport(ANN, tmp_path) as ann, transport(BEN, tmp_path) as ben:
+        await ben.serve("/wait", _wait)
+        stream = await ann.open(BEN.peer_id, "/wait", addresses=ben.addresses)
+        os.kill(ann.daemon_pid, signal.SIGKILL)
+        async with asyncio.timeout(5):
+            with pytest.raises(PeerLost):
+                await stream.read_exactly(1)
+            await ann.wait_down()
+        with pytest.raises(PeerUnreachable, match="daemon is gone"):
+            await ann.open(BEN.peer_id, "/wait", addresses=ben.addresses)
+        await stream.close()
+
+
+async def test_one_peer_cannot_take_all_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libp2p, "STREAMS_PER_PEER", 2)
+    async with transport(ANN, tmp_path) as ann, transport(BEN, tmp_path) as ben:
+        await ben.serve("/wait", _wait)
+        streams = [await ann.open(BEN.peer_id, "/wait", addresses=ben.addresses) for _ in range(3)]
+        async with asyncio.timeout(5):
+            ended = [asyncio.create_task(stream.read_exactly(1)) for stream in streams]
+            done, waiting = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+        assert (len(done), len(waiting)) == (1, 2)
+        for task in (*done, *waiting):
+            task.cancel()
+        await asyncio.gather(*ended, return_exceptions=True)
+        for stream in streams:
+            await stream.close()
+
+
+def test_the_same_under_uvloop(tmp_path: Path) -> None:
+    uvloop = pytest.importorskip("uvloop")
+    uvloop.run(test_streams_are_authenticated_and_carry_large_buffers(tmp_path))
+
+
+def test_hivemind_leaves_no_mark_on_the_process() -> None:
+    """No torch, no log handler, no renamed level, no warning, no signal handler."""
+    script = """
+import logging, signal, sys
+before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)]
+from helix_p2p.net import lean_hivemind
+lean_hivemind.load()
+assert "torch" not in sys.modules
+assert not logging.getLogger("hivemind").handlers and logging.getLogger("hivemind").propagate
+assert logging.getLevelName(logging.WARNING) == "WARNING"
+assert before == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)]
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=Path(__file__).parents[3],
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.mark.parametrize("address", ["nonsense", "/ip4/127.0.0.1/tcp/1", "/ip4/1.2.3.4/tcp/1/p2p/"])
 async def test_malformed_bootstrap_addresses_are_refused(tmp_path: Path, address: str) -> None:
     with pytest.raises(ConfigError):
@@ -122,3 +186,7 @@ async def test_malformed_bootstrap_addresses_are_refused(tmp_path: Path, address
 
 async def _nothing(stream: Stream) -> None:
     return None
+
+
+async def _wait(stream: Stream) -> None:
+    await asyncio.Event().wait()

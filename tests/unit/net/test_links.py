@@ -239,7 +239,7 @@ async def test_an_echo_is_not_lost_to_a_later_sign_of_life(network: MemoryNetwor
     link.answer(Heartbeat(7))
     link.answer(Heartbeat(0))
     writer = asyncio.create_task(link.write())
-    assert await (await far).receive(timeout_s=5) == (Heartbeat(0, 7), b"")
+    assert await (await far).receive(timeout_s=5) == (Heartbeat(0, 7), bytearray())
     writer.cancel()
     await asyncio.gather(writer, return_exceptions=True)
     await ben.close()
