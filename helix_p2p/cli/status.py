@@ -18,6 +18,8 @@ from helix_p2p.errors import DecodeError
 from helix_p2p.node.status import MemberStatus, NodeStatus, PlanStatus
 
 SHORT_ID_CHARACTERS = 8
+WIDE_COLUMNS = 110
+"""Terminals narrower than this do without the name of the device."""
 
 
 def print_status(said: Mapping[str, Any], *, as_json: bool) -> None:
@@ -40,7 +42,7 @@ def print_status(said: Mapping[str, Any], *, as_json: bool) -> None:
     console = Console(highlight=False)
     console.print(_summary(status))
     if status.members:
-        console.print(_members(status))
+        console.print(_members(status, with_device=console.width >= WIDE_COLUMNS))
     if status.plan is not None:
         console.print(flow_lines(status))
 
@@ -128,22 +130,25 @@ def _holding(status: NodeStatus) -> str:
     return f"{holds}, {_layers(status.to_hold)} by plan ({status.loaded_layers} of them loaded)"
 
 
-def _members(status: NodeStatus) -> Table:
+def _members(status: NodeStatus, *, with_device: bool) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("peer", "state", "layers", "by plan", "memory", "device", "RTT", "heard"):
-        table.add_column(heading)
+    for heading in ("peer", "state", "layers", "by plan", "memory", "RTT", "heard"):
+        table.add_column(heading, no_wrap=True)
+    if with_device:
+        table.add_column("device", no_wrap=True, overflow="ellipsis")
     planned = {it.peer: (it.start, it.end) for it in status.plan.placement} if status.plan else {}
     for member in sorted(status.members, key=lambda it: (it.serving or (1 << 30, 0), it.peer)):
-        table.add_row(
+        cells = (
             called(member.peer, status.members) + (" (this)" if member.peer == status.peer else ""),
             member.state,
             _layers(member.serving),
             _layers(planned.get(member.peer)),
             format_size(member.memory_bytes),
-            escape(member.device),
             "" if member.rtt_s is None else format_duration(member.rtt_s),
             "" if member.age_s is None else f"{format_duration(member.age_s)} ago",
+            escape(member.device),
         )
+        table.add_row(*cells[: len(table.columns)])
     return table
 
 
