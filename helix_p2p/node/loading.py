@@ -1,7 +1,10 @@
 """Makes the engine hold what the plan says, while it serves.
 
-    plan says [a, b) ─▶ loading: read what is missing, still serving ─▶ self-test ─▶ serving
-                           └─ no room for both: let the old layers' sessions end, drop, read
+    plan says [a, b) ─▶ loading: read what is missing, still serving the old range
+                     ─▶ self-test ─▶ serving old ∪ new ─▶ when every peer of the plan is there:
+                     ─▶ serving [a, b), old layers dropped as their sessions end
+
+Where old and new do not fit together, or do not touch, the old range is given up first.
 
 Always: layers under running sessions are never dropped, except after `drain_s`; a range is
 announced only after it gave finite numbers in a self-test; a newer target replaces an older one at
@@ -24,6 +27,8 @@ from helix_p2p.types import SESSION_ID_BYTES, LayerRange, SessionId
 log = logging.getLogger(__name__)
 
 RETRY_S = 15.0
+CUT_OVER_S = 60.0
+"""Peers that take longer to load than this are not waited for; routes do without them."""
 POLL_S = 0.05
 _SELF_TEST = SessionId(b"\xff" * SESSION_ID_BYTES)
 
@@ -44,6 +49,8 @@ class LayerLoader:
         engine: Owned by `compute`'s thread.
         compute: The engine's thread.
         in_use: Ranges that sessions run on.
+        complete: Whether every peer of the plan serves its range, so that routes exist without
+            our old one.
         changed: Told each time what is served changes.
         drain_s: Longest wait for sessions on layers that must go.
     """
@@ -54,12 +61,14 @@ class LayerLoader:
         compute: ComputeThread,
         *,
         in_use: Callable[[], tuple[LayerRange, ...]],
+        complete: Callable[[], bool],
         changed: Callable[[Held], None],
         drain_s: float,
     ) -> None:
         self._engine = engine
         self._compute = compute
         self._in_use = in_use
+        self._complete = complete
         self._changed = changed
         self._drain_s = drain_s
         self._target: LayerRange | None = None
@@ -99,6 +108,12 @@ class LayerLoader:
                     await self._load(target)
             if self._target != target:
                 return
+            both = union(self.held.serving, target)
+            if both != target:
+                self._say(Held(PeerState.SERVING, both))
+                await self._wait_until_complete(target)
+                if self._target != target:
+                    return
             self._say(Held(PeerState.SERVING, target))
         await self._drop_outside(target)
 
@@ -131,6 +146,14 @@ class LayerLoader:
                 return
             await asyncio.sleep(POLL_S)
 
+    async def _wait_until_complete(self, target: LayerRange) -> None:
+        """Wait for the other peers of the plan, at most `CUT_OVER_S`."""
+        deadline = asyncio.get_running_loop().time() + CUT_OVER_S
+        while self._target == target and not self._complete():
+            if asyncio.get_running_loop().time() > deadline:
+                return
+            await asyncio.sleep(POLL_S)
+
     async def _wait_for_change(self, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
@@ -141,6 +164,13 @@ class LayerLoader:
     def _say(self, held: Held) -> None:
         self.held = held
         self._changed(held)
+
+
+def union(old: LayerRange | None, new: LayerRange) -> LayerRange:
+    """Both ranges as one where they touch, else the new one."""
+    if old is None or old.end < new.start or new.end < old.start:
+        return new
+    return LayerRange(min(old.start, new.start), max(old.end, new.end))
 
 
 def self_test(engine: Engine, layers: LayerRange) -> None:

@@ -82,6 +82,7 @@ class PeerNode:
             loan.engine,
             self._compute,
             in_use=self._layers_in_use,
+            complete=self._plan_is_complete,
             changed=self._on_held,
             drain_s=config.limits.drain_s,
         )
@@ -299,6 +300,16 @@ class PeerNode:
 
     def _layers_in_use(self) -> tuple[LayerRange, ...]:
         return self.serving.stage.layers_in_use()
+
+    def _plan_is_complete(self) -> bool:
+        """Whether every member that the plan gives layers serves them."""
+        member = self.here.member
+        serving, plan = member.serving(), member.plan
+        return plan is None or all(
+            (held := serving.get(it.peer)) is not None and held.contains(it.layers)
+            for it in plan.plan.placement.assignments
+            if it.peer == member.peer_id or it.peer in member.view
+        )
 
     def _on_peer_message(self, peer: PeerId, message: Message, payload: bytearray) -> None:
         self.serving.on_peer_message(peer, message, payload)
