@@ -21,10 +21,9 @@ from typing import Any
 import psutil
 from rich.console import Console
 
+from helix_p2p import Completion, Swarm
 from helix_p2p.cli.control import ask_status
 from helix_p2p.cli.status import print_status
-from helix_p2p.client.results import Completion
-from helix_p2p.client.swarm import Swarm
 from helix_p2p.engine.smollm2 import fetch_smollm2
 from helix_p2p.errors import HelixError
 
@@ -232,7 +231,18 @@ def show(done: Completion, names: dict[str, str]) -> None:
 
 
 async def run(options: argparse.Namespace) -> None:
-    """Show it all."""
+    """Show it all. The first signal stops everything, further ones do not disturb that."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    stopping = False
+
+    def stop() -> None:
+        nonlocal stopping
+        if not stopping and task is not None:
+            stopping = True
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop)
     async with swarm(options) as (demo, invite, chat):
         names = {it.last("joined")["peer"]: it.name for it in demo.commands[1:]}
         say(f"you: {options.prompt}")
@@ -271,7 +281,7 @@ def main() -> None:
         parser.error("--peers: one of these peers alone cannot hold the model; take 2 or more")
     try:
         asyncio.run(run(options))
-    except KeyboardInterrupt:
+    except asyncio.CancelledError:
         sys.exit(0 if options.keep else 130)
     except HelixError as error:
         sys.exit(f"demo: {error}")
