@@ -38,7 +38,7 @@ from helix_p2p.net.channel import Channel, Membership, accept_channel
 from helix_p2p.net.memory import MemoryNetwork, MemoryTransport
 from helix_p2p.net.protocols import CLIENT_PROTOCOL
 from helix_p2p.net.requests import serve_requests
-from helix_p2p.net.transport import Stream
+from helix_p2p.net.transport import Handler, Stream, Transport
 from helix_p2p.planning.plan import (
     PLAN_KIND,
     Assignment,
@@ -108,6 +108,7 @@ class FakePeer:
     streams: int = 0
     questions: list[Message] = field(default_factory=list)
     sequence: int = 0
+    addresses: tuple[str, ...] = ()
 
     @property
     def peer_id(self) -> PeerId:
@@ -115,7 +116,7 @@ class FakePeer:
 
     @property
     def address(self) -> str:
-        return f"/memory/0/p2p/{self.peer_id}"
+        return self.addresses[0]
 
     def announcement(self) -> Signed:
         self.sequence += 1
@@ -127,13 +128,14 @@ class FakePeer:
             state=PeerState.SERVING if self.serving else PeerState.STANDBY,
             memory_bytes=1,
             serving=self.serving,
-            addresses=(self.address,),
+            addresses=self.addresses,
             credentials=self.swarm.credentials(self.identity) if self.swarm.certified else b"",
         )
         return said.signed(self.identity, self.swarm.name)
 
-    async def start(self) -> None:
-        transport = self.swarm.network.join(self.peer_id)
+    async def start(self, transport: Transport | None = None) -> None:
+        transport = transport or self.swarm.network.join(self.peer_id)
+        self.addresses = tuple(transport.addresses)
         admission = Admission(
             self.swarm.name,
             self.swarm.manifest.manifest_hash if self.serving else "",
@@ -244,13 +246,15 @@ class FakeSwarm:
     def credentials(self, identity: Identity) -> bytes:
         return self.invite.credentials_for(identity.public_key) if self.invite else b""
 
-    async def add(self, serving: LayerRange | None = ALL_LAYERS) -> FakePeer:
+    async def add(
+        self, serving: LayerRange | None = ALL_LAYERS, transport: Transport | None = None
+    ) -> FakePeer:
         number = len(self.peers) + 1
         files = dict(Files.of(self.folder).files)
         files[MANIFEST_NAME] = self.manifest.encoded
         peer = FakePeer(self, Identity(bytes([number] * 32)), serving, files)
         self.peers.append(peer)
-        await peer.start()
+        await peer.start(transport)
         return peer
 
     def transport_of(self, client: PeerId) -> MemoryTransport:
@@ -291,3 +295,39 @@ class FakeSwarm:
             placement,
         )
         return self.planner.sign(PLAN_KIND, self.name, encode(plan))
+
+
+class HomeTransport:
+    """A client's transport that starts the fake swarm on whatever event loop first dials it."""
+
+    def __init__(self, fake: FakeSwarm, client: PeerId) -> None:
+        self.fake = fake
+        self._client = client
+        self._began: asyncio.Task[FakePeer] | None = None
+        self.addresses: Sequence[str] = ()
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self._client
+
+    async def serve(self, protocol: str, handler: Handler) -> None:
+        raise AssertionError("a client serves nothing")
+
+    async def open(
+        self,
+        peer: PeerId,
+        protocol: str,
+        *,
+        addresses: Sequence[str] = (),
+        timeout_s: float = 10.0,
+    ) -> Stream:
+        if self._began is None:
+            self._began = asyncio.create_task(self.fake.add())
+        await self._began
+        return await self.fake.transport_of(self._client).open(peer, protocol)
+
+    async def close(self) -> None:
+        for peer in self.fake.peers:
+            self.fake.network.kill(peer.peer_id)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
