@@ -16,54 +16,32 @@ the last persistent connection, so it never outlives us by more than seconds, ev
 import asyncio
 import contextlib
 import logging
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from helix_p2p.errors import ConfigError, NetworkError, PeerUnreachable
+from helix_p2p.net.daemon_start import (
+    CONTROL_SOCKET,
+    DaemonOptions,
+    make_folder,
+    spawn,
+    start_error,
+)
 from helix_p2p.net.lean_hivemind import Hivemind
 
-IDLE_TIMEOUT_S = 20
 STOP_TIMEOUT_S = 3.0
 STREAM_LIMIT_BYTES = 1024 * 1024
 """asyncio reads this much ahead; its own 64 KiB stop and start the daemon's socket all the time."""
 REPLY_LIMIT_BYTES = 4 * 1024 * 1024
-MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024
-"""For hivemind's unary calls (the DHT); the data plane does not pass there."""
 
 log = logging.getLogger(__name__)
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 OnStream = Callable[[str, str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 """(remote peer id, protocol, reader, writer) of an incoming stream."""
-
-
-@dataclass(frozen=True, slots=True)
-class DaemonOptions:
-    """How to run it.
-
-    Attributes:
-        identity_file: libp2p private key.
-        listen: Multiaddrs to listen on.
-        announce: Multiaddrs to tell others instead; empty: what libp2p finds out.
-        relays: Peers that may relay for us, behind NAT.
-        nat: Port mapping, reachability checks, relays.
-        threads: GOMAXPROCS; None leaves it to Go.
-        verbose: Let the daemon's own log through.
-    """
-
-    identity_file: Path
-    listen: Sequence[str]
-    announce: Sequence[str] = ()
-    relays: Sequence[str] = ()
-    nat: bool = False
-    threads: int | None = 1
-    verbose: bool = False
 
 
 class Daemon:
@@ -88,9 +66,9 @@ class Daemon:
         Raises:
             ConfigError: It cannot listen where it should, or does not start.
         """
-        folder = Path(tempfile.mkdtemp(prefix="helix-p2p-"))
+        folder = make_folder()
         try:
-            process = await _spawn(library, options, folder)
+            process = await spawn(library, options, folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -205,7 +183,7 @@ class Daemon:
 
     @property
     def _control_path(self) -> Path:
-        return self._folder / "control"
+        return self._folder / CONTROL_SOCKET
 
     @property
     def _streams_path(self) -> Path:
@@ -234,7 +212,7 @@ class Daemon:
             if last.startswith("Peer ID:"):
                 return
             log.debug("p2pd: %s", last)
-        raise _start_error(last, options)
+        raise start_error(last, options)
 
     async def _pass_log_on(self) -> None:
         assert self._process.stdout is not None
@@ -300,61 +278,6 @@ class Daemon:
             writer.transport.abort()
             raise NetworkError(response.error.msg)
         return (reader, writer), response
-
-
-async def _spawn(
-    library: Hivemind, options: DaemonOptions, folder: Path
-) -> asyncio.subprocess.Process:
-    arguments = {
-        "listen": f"/unix{folder / 'control'}",
-        "id": str(options.identity_file),
-        "hostAddrs": ",".join(options.listen),
-        "announceAddrs": ",".join(options.announce),
-        "trustedRelays": ",".join(options.relays),
-        "idleTimeout": f"{IDLE_TIMEOUT_S}s",
-        "persistentConnMaxMsgSize": str(MESSAGE_LIMIT_BYTES),
-        "dhtServer": "1",
-        "connManager": "1",
-        "tls": "1",
-        "b": "0",
-        "autonat": str(int(options.nat)),
-        "natPortMap": str(int(options.nat)),
-        "autoRelay": str(int(options.nat and bool(options.relays))),
-        "relay": str(int(options.nat)),
-        "relayService": str(int(options.nat)),
-    }
-    environment = dict(os.environ)
-    environment.setdefault("GOLOG_LOG_LEVEL", "info" if options.verbose else "fatal")
-    if options.threads is not None:
-        environment["GOMAXPROCS"] = str(options.threads)
-    try:
-        return await asyncio.create_subprocess_exec(
-            str(library.daemon),
-            *(f"-{name}={value}" for name, value in arguments.items() if value),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise ConfigError(
-            f"the libp2p daemon cannot be started: {error}",
-            hint="hivemind has it for Linux x86-64 and arm64 and for macOS arm64",
-        ) from error
-
-
-def _start_error(last_line: str, options: DaemonOptions) -> ConfigError:
-    where = ", ".join(options.listen)
-    if "address already in use" in last_line:
-        return ConfigError(
-            f"cannot listen on {where}: the port is in use",
-            hint="choose another port, or 0 for any free one",
-        )
-    if "failed to listen" in last_line:
-        reason = last_line.rsplit(": ", 1)[-1].rstrip("]")
-        return ConfigError(f"cannot listen on {where}: {reason}", hint="check the address")
-    return ConfigError(f"the libp2p daemon did not start: {last_line or 'it said nothing'}")
 
 
 @contextlib.contextmanager

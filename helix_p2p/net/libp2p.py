@@ -21,7 +21,8 @@ from typing import Any
 from helix_p2p.errors import ConfigError, NetworkError, PeerLost, PeerUnreachable
 from helix_p2p.identity import Identity
 from helix_p2p.net import lean_hivemind
-from helix_p2p.net.daemon import Daemon, DaemonOptions
+from helix_p2p.net.daemon import Daemon
+from helix_p2p.net.daemon_start import DaemonOptions
 from helix_p2p.net.transport import Buffer, Handler, size_bytes
 from helix_p2p.types import PeerId
 

@@ -3,12 +3,16 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from helix_p2p.errors import HandshakeRefused, HelixError, PeerLost
 from helix_p2p.identity import Identity
@@ -111,6 +115,25 @@ async def test_a_killed_process_is_lost_within_a_second_and_its_daemon_goes(
         await gone(hello["daemon"], timeout_s=5.0)
 
 
+async def test_what_a_killed_process_leaves_is_swept_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = Path(tempfile.mkdtemp(prefix="sweep-"))  # a unix socket's path has at most 107 bytes
+    monkeypatch.setenv("TMPDIR", str(short))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    try:
+        async with far_process(tmp_path, "swarm") as (process, hello):
+            [left] = _names(short)
+            process.kill()
+            await gone(hello["daemon"], timeout_s=5.0)
+        async with near(tmp_path, []):
+            [ours] = _names(short)
+            assert ours != left
+        assert _names(short) == []
+    finally:
+        shutil.rmtree(short)
+
+
 async def test_a_frozen_process_is_lost_within_three_and_a_half_seconds(tmp_path: Path) -> None:
     async with (
         far_process(tmp_path, "swarm") as (process, hello),
@@ -151,6 +174,10 @@ async def gone(pid: int, *, timeout_s: float) -> None:
     async with asyncio.timeout(timeout_s):
         while _lives(pid):  # noqa: ASYNC110 - a process that is not our child cannot be awaited
             await asyncio.sleep(0.02)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def _lives(pid: int) -> bool:
