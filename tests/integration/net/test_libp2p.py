@@ -64,6 +64,7 @@ async def test_streams_are_authenticated_and_carry_large_buffers(tmp_path: Path)
 async def test_close_leaves_no_daemon_and_no_socket_behind(tmp_path: Path) -> None:
     async with transport(ANN, tmp_path) as ann:
         pid = ann.daemon_pid
+        assert os.getpgid(pid) != os.getpgid(0)  # Ctrl-C is ours; the daemon leaves last
         key = tmp_path / ANN.peer_id / IDENTITY_FILE
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
         assert key.read_bytes() == ANN.to_libp2p()
