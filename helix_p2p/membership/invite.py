@@ -95,7 +95,7 @@ class Invite:
                 hint="use an invite of your swarm, or another state folder",
             )
         granted = self.granted()
-        if granted is not None and now_unix_s >= granted.expires_unix_s:
+        if granted is not None and not now_unix_s < granted.expires_unix_s:
             raise InviteError(
                 f"this invite expired on {utc(granted.expires_unix_s)}",
                 hint="ask the swarm's operator for a new one",

@@ -20,39 +20,29 @@ class Desk:
         self._running = False
         self._due_s: float | None = None
         self._asked_s: float | None = None
-
-    @property
-    def running(self) -> bool:
-        """Whether a solver is at work on our latest request."""
-        return self._running
-
-    @property
-    def next_s(self) -> float | None:
-        """When planning is due; None when nothing asks for it."""
-        return self._due_s
+        self._urgent = False
 
     def at_once(self, now_s: float) -> None:
         """A loss: plan as soon as the solver is free."""
-        self._ask(now_s, now_s)
+        self._due_s, self._urgent = now_s, True
 
     def soon(self, now_s: float) -> None:
         """A join or a change: wait for more of them, but not for ever."""
-        asked_s = self._asked_s if self._asked_s is not None else now_s
-        latest_s = asked_s + self._timing.replan_most_s
-        due_s = min(now_s + self._timing.replan_s, latest_s)
-        if self._due_s is not None and self._due_s <= asked_s:
-            return  # a loss is already due
-        self._asked_s, self._due_s = asked_s, due_s
+        if self._urgent:
+            return
+        if self._asked_s is None:
+            self._asked_s = now_s
+        self._due_s = min(now_s + self._timing.replan_s, self._asked_s + self._timing.replan_most_s)
 
     def later(self, now_s: float) -> None:
         """The solver failed for a passing reason: try again after a while."""
         if self._due_s is None:
-            self._ask(now_s, now_s + self._timing.retry_plan_s)
+            self._due_s = now_s + self._timing.retry_plan_s
 
     def clear(self) -> None:
         """We are not the planner (any more)."""
         self._due_s = self._asked_s = None
-        self._running = False
+        self._urgent = self._running = False
 
     def supersede(self) -> None:
         """The running job's answer would be of no use; the next one need not wait for it."""
@@ -63,7 +53,7 @@ class Desk:
         if self._running or self._due_s is None or now_s < self._due_s:
             return None
         self._due_s = self._asked_s = None
-        self._running = True
+        self._urgent, self._running = False, True
         self._request += 1
         return self._request
 
@@ -73,8 +63,3 @@ class Desk:
             return False
         self._running = False
         return True
-
-    def _ask(self, now_s: float, due_s: float) -> None:
-        if self._asked_s is None:
-            self._asked_s = now_s
-        self._due_s = due_s if self._due_s is None else min(self._due_s, due_s)

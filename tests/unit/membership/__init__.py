@@ -1,0 +1,1 @@
+"""Membership, part by part."""

@@ -1,0 +1,131 @@
+"""Whom to tell, what to ask for, when to plan again."""
+
+from random import Random
+
+import pytest
+
+from helix_p2p.membership.gossip import RUMOURS_PER_MESSAGE, Gossip
+from helix_p2p.membership.pulls import Pulls
+from helix_p2p.membership.replanning import Desk
+from helix_p2p.membership.timing import MembershipTiming
+
+from .makers import peer
+
+T = MembershipTiming()
+MANY = sorted(peer(n) for n in range(1, 200))
+
+
+def gossip(me: int = 0) -> Gossip:
+    return Gossip(peer(me), Random(7), 16, 8)
+
+
+def test_small_swarm_pings_everyone() -> None:
+    assert gossip().targets(MANY[:16]) == MANY[:16]
+    assert gossip().targets([]) == []
+
+
+def test_pings_are_bounded_in_a_large_swarm() -> None:
+    for _ in range(20):
+        targets = gossip().targets(MANY)
+        assert len(targets) == len(set(targets)) == 8
+
+
+def test_everyone_in_a_large_swarm_is_watched_by_the_same_few() -> None:
+    watchers = dict.fromkeys(MANY, 0)
+    for me in MANY:
+        others = [p for p in MANY if p != me]
+        for watched in Gossip(me, Random(1), 16, 8).watched(others):
+            watchers[watched] += 1
+    assert set(watchers.values()) == {4}
+
+
+def test_rumours_are_few_per_message_and_die_out() -> None:
+    spreading = gossip()
+    for number in range(1, 30):
+        spreading.spread(peer(number), members=30)
+    told = 0
+    while rumours := spreading.rumours(peer(99)):
+        assert len(rumours) <= RUMOURS_PER_MESSAGE
+        told += len(rumours)
+    assert told == 29 * 15
+    spreading.spread(peer(1), members=1)
+    assert spreading.rumours(peer(1)) == [], "nobody is told of itself"
+
+
+def test_round_trip_counts_only_from_whom_it_was_sent_to() -> None:
+    pinging = gossip()
+    number = pinging.ping_sent(peer(1), 10.0)
+    assert pinging.round_trip_s(peer(2), number, 10.5) is None
+    assert pinging.round_trip_s(peer(1), number, 10.5) == pytest.approx(0.5)
+    assert pinging.round_trip_s(peer(1), number, 10.6) is None
+
+
+def test_plan_is_asked_of_one_peer_at_a_time_and_given_up() -> None:
+    pulls = Pulls(T)
+    assert pulls.ask(b"h", peer(1), 0.0)
+    assert not pulls.ask(b"h", peer(2), 0.1)
+    assert pulls.due(1.0) == []
+    assert pulls.due(T.pull_s) == [(peer(2), b"h")]
+    assert pulls.due(2 * T.pull_s) == []
+    assert len(pulls) == 0
+
+
+def test_pulls_under_way_are_bounded() -> None:
+    pulls = Pulls(T)
+    asked = [pulls.ask(bytes([n]), peer(1), 0.0) for n in range(100)]
+    assert sum(asked) == 8
+    pulls.done(b"\x00")
+    assert pulls.ask(b"new", peer(1), 0.0)
+
+
+def test_burst_of_joins_costs_one_plan_and_a_stream_is_not_put_off_for_ever() -> None:
+    desk = Desk(T)
+    taken = []
+    now_s = 0.0
+    while now_s < 20:
+        if now_s < 12:
+            desk.soon(now_s)
+        if (request := desk.take(now_s)) is not None:
+            taken.append(now_s)
+            assert desk.finish(request)
+        now_s += 0.5
+    assert taken[0] == pytest.approx(T.replan_most_s, abs=0.5)
+    assert len(taken) <= 4
+
+
+def test_loss_is_planned_at_once_even_when_a_join_waits() -> None:
+    desk = Desk(T)
+    desk.soon(0.0)
+    desk.at_once(0.5)
+    desk.soon(0.6)
+    assert desk.take(0.6) is not None
+
+
+def test_one_job_at_a_time_and_old_answers_do_not_count() -> None:
+    desk = Desk(T)
+    desk.at_once(0.0)
+    first = desk.take(0.0)
+    assert first is not None
+    desk.at_once(0.1)
+    assert desk.take(0.2) is None, "the solver is at work"
+    desk.supersede()
+    second = desk.take(0.3)
+    assert second is not None
+    assert not desk.finish(first)
+    assert desk.finish(second)
+    assert not desk.finish(second)
+
+
+def test_after_a_failure_it_waits_and_a_loss_does_not() -> None:
+    desk = Desk(T)
+    desk.later(0.0)
+    assert desk.take(T.retry_plan_s - 0.1) is None
+    desk.at_once(1.0)
+    assert desk.take(1.0) is not None
+
+
+def test_who_steps_down_forgets_its_calendar() -> None:
+    desk = Desk(T)
+    desk.at_once(0.0)
+    desk.clear()
+    assert desk.take(100.0) is None

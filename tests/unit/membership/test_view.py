@@ -1,0 +1,193 @@
+"""Who counts as a member, and with which word."""
+
+from dataclasses import replace
+
+import pytest
+
+from helix_p2p.cluster.announcement import PeerState
+from helix_p2p.cluster.profile import SpeedProfile
+from helix_p2p.errors import HandshakeRefused, RecordRejected, SignatureError
+from helix_p2p.identity import Signed
+from helix_p2p.membership.credentials import ALL_ROLES, Role
+from helix_p2p.membership.timing import MembershipTiming
+from helix_p2p.membership.view import MembershipView, News, weighty_change
+from helix_p2p.types import LayerRange, PeerId
+
+from .makers import MODEL, SPEED, SWARM, announcement, at, peer, record
+
+T = MembershipTiming()
+
+
+def make(manifest_hash: str = MODEL.manifest_hash, most_members: int = 100) -> MembershipView:
+    def admit(credentials: bytes, _peer: PeerId, _now_unix_s: float) -> frozenset[Role]:
+        if credentials == b"expired":
+            raise HandshakeRefused("expired")
+        return ALL_ROLES - {Role.PEER} if credentials == b"client" else ALL_ROLES
+
+    return MembershipView(peer(0), SWARM, manifest_hash, admit, T, most_members)
+
+
+def learn(view: MembershipView, signed: Signed, s: float = 0.0, *, direct: bool = True) -> News:
+    learned = view.learn(signed, at(s), direct=direct)
+    assert learned is not None
+    return learned.news
+
+
+def test_own_voice_makes_a_member_and_a_lying_record_does_not() -> None:
+    view = make()
+    assert learn(view, record(1), direct=False) is News.CONTACT
+    assert peer(1) not in view
+    assert learn(view, record(1)) is News.JOINED
+    assert peer(1) in view
+
+
+def test_sequence_that_is_seen_to_rise_makes_a_member() -> None:
+    view = make()
+    learn(view, record(1, announcement(sequence=4)), direct=False)
+    assert learn(view, record(1, announcement(sequence=4)), direct=False) is News.NOTHING
+    assert learn(view, record(1, announcement(sequence=3)), direct=False) is News.NOTHING
+    assert learn(view, record(1, announcement(sequence=5)), direct=False) is News.JOINED
+
+
+def test_older_word_never_replaces_a_newer_one() -> None:
+    view = make()
+    learn(view, record(1, announcement(incarnation=2, sequence=5)))
+    for incarnation, sequence in [(2, 5), (2, 4), (1, 99)]:
+        old = announcement(incarnation=incarnation, sequence=sequence, memory_bytes=1)
+        assert learn(view, record(1, old)) is News.NOTHING
+    entry = view.get(peer(1))
+    assert entry is not None
+    assert entry.announcement.memory_bytes == 8_000
+    newer = announcement(incarnation=2, sequence=6, memory_bytes=1)
+    assert learn(view, record(1, newer)) is News.CHANGED
+
+
+def test_ghosts_last_record_brings_nobody_back() -> None:
+    view = make()
+    learn(view, record(1, announcement(sequence=5)))
+    view.forget(peer(1), at(10), heard_only=True)
+    assert learn(view, record(1, announcement(sequence=5)), 11) is News.NOTHING
+    later = record(1, announcement(sequence=6, issued_s=9))
+    assert learn(view, later, 11, direct=False) is News.CONTACT
+    assert learn(view, record(1, announcement(sequence=7)), 12, direct=False) is News.CONTACT
+    assert peer(1) not in view
+    assert learn(view, record(1, announcement(sequence=8)), 13) is News.JOINED
+
+
+def test_last_word_of_one_who_leaves_is_final_for_that_run() -> None:
+    view = make()
+    learn(view, record(1))
+    left = announcement(sequence=2, state=PeerState.LEFT)
+    assert learn(view, record(1, left), direct=False) is News.LEFT
+    assert peer(1) not in view
+    assert learn(view, record(1, announcement(sequence=1))) is News.NOTHING
+    assert learn(view, record(1, announcement(incarnation=2))) is News.JOINED
+
+
+def test_contact_is_asked_a_few_times_and_given_up() -> None:
+    view = make()
+    for number in range(1, 6):
+        learn(view, record(number), direct=False)
+    assert len(view.contacts_to_ping(0.0, 3)) == 3
+    assert len(view.contacts_to_ping(0.1, 3)) == 2, "the first three were just asked"
+    asked = [len(view.contacts_to_ping(step * (T.ping_s + 1), 99)) for step in range(1, 6)]
+    assert asked == [5, 5, 5, 0, 0]
+    view.contacts_to_ping(100.0, 99)
+    assert learn(view, record(1), direct=False) is News.CONTACT, "a new look-up may try again"
+
+
+def test_bad_records_are_refused_with_a_reason() -> None:
+    view = make()
+    with pytest.raises(SignatureError):
+        view.learn(record(1, swarm="open-other"), at(0), direct=True)
+    with pytest.raises(RecordRejected, match="another model"):
+        view.learn(record(1, announcement(manifest_hash="cd" * 32)), at(0), direct=True)
+    with pytest.raises(RecordRejected, match="version"):
+        view.learn(record(1, replace(announcement(), protocol_version=9)), at(0), direct=True)
+    with pytest.raises(HandshakeRefused):
+        view.learn(record(1, announcement(credentials=b"expired")), at(0), direct=True)
+    with pytest.raises(RecordRejected, match="not admitted"):
+        view.learn(record(1, announcement(credentials=b"client")), at(0), direct=True)
+    assert len(view) == 0
+
+
+def test_certificate_that_expired_meanwhile_is_noticed() -> None:
+    view = make()
+    learn(view, record(1))
+    with pytest.raises(HandshakeRefused):
+        view.learn(record(1, announcement(sequence=2, credentials=b"expired")), at(1), direct=True)
+
+
+def test_number_of_members_is_bounded() -> None:
+    view = make(most_members=2)
+    learn(view, record(1))
+    learn(view, record(2))
+    with pytest.raises(RecordRejected, match="more than 2"):
+        view.learn(record(3), at(0), direct=True)
+
+
+def test_own_record_is_no_news() -> None:
+    assert make().learn(record(0), at(0), direct=False) is None
+
+
+def test_suspected_member_serves_nothing_and_does_not_plan() -> None:
+    view = make()
+    serving = announcement(state=PeerState.SERVING, serving=LayerRange(0, 3))
+    learn(view, record(1, serving))
+    learn(view, record(2, announcement(state=PeerState.LOADING)))
+    assert view.serving() == {peer(1): LayerRange(0, 3)}
+    assert set(view.candidates()) == {peer(1), peer(2)}
+    entry = view.get(peer(1))
+    assert entry is not None
+    entry.detector.link_lost(1.0)
+    assert view.serving() == {}
+    assert view.candidates() == [peer(2)]
+
+
+def test_only_willing_well_members_stand_for_election() -> None:
+    view = make()
+    learn(view, record(1))
+    learn(view, record(2, announcement(may_plan=False)))
+    learn(view, record(3, announcement(state=PeerState.DRAINING)))
+    assert view.candidates() == [peer(1)]
+
+
+def test_clock_is_compared_with_the_median_of_the_others() -> None:
+    view = make()
+    for number in (1, 2, 3):
+        learn(view, record(number))
+    view.heard(peer(1), at(0), unix_s=at(0).unix_s + 300, rtt_s=None)
+    assert view.clock_offset_s() is None, "one other clock proves nothing"
+    view.heard(peer(2), at(0), unix_s=at(0).unix_s + 1, rtt_s=None)
+    view.heard(peer(3), at(0), unix_s=at(0).unix_s - 1, rtt_s=None)
+    assert view.clock_offset_s() == pytest.approx(1)
+    assert set(view.candidates()) == {peer(2), peer(3)}, "a wrong clock does not plan"
+
+
+def test_bootstrap_node_without_a_model_is_a_member_without_layers() -> None:
+    view = make()
+    learn(view, record(1, announcement(manifest_hash="", speed=None, may_plan=False)))
+    assert peer(1) in view
+    assert view.plannable() == []
+    anything = make(manifest_hash="")
+    assert learn(anything, record(2, announcement(manifest_hash="ef" * 32))) is News.JOINED
+
+
+@pytest.mark.parametrize(
+    ("change", "weighty"),
+    [
+        ({"memory_bytes": 8_400}, False),
+        ({"memory_bytes": 4_000}, True),
+        ({"speed": None}, True),
+        ({"speed": SpeedProfile(SPEED.prefill, ((1, 0.0011), (8, 0.0021)))}, False),
+        ({"speed": SpeedProfile(SPEED.prefill, ((1, 0.002), (8, 0.004)))}, True),
+        ({"uplink_bytes_per_s": 1e6}, True),
+        ({"state": PeerState.SERVING, "serving": LayerRange(0, 1)}, False),
+        ({"state": PeerState.DRAINING}, True),
+        ({"sequence": 9, "epoch": 7}, False),
+    ],
+)
+def test_what_is_worth_a_new_plan(change: dict[str, object], weighty: bool) -> None:
+    old = announcement()
+    new = replace(old, **change)  # type: ignore[arg-type]
+    assert weighty_change(old, new) is weighty
