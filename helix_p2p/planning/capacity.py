@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from helix_p2p.cluster.model import ModelSpec
-from helix_p2p.cluster.profile import TYPICAL_CONTEXT_TOKENS, PeerProfile
+from helix_p2p.cluster.profile import TYPICAL_CONTEXT_TOKENS, PeerProfile, SpeedProfile
 from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.types import LayerRange, PeerId
 
@@ -127,26 +127,40 @@ def _kv_bytes_per_layer(model: ModelSpec) -> int:
 
 
 def _rates(model: ModelSpec, profile: PeerProfile, place: int) -> Floats:
-    """[L]: tokens/s for 1..L layers by compute and memory alone; 0 where they do not fit."""
+    """[L]: tokens/s for 1..L layers by compute and memory alone; 0 where they do not fit.
+
+    In the middle it is T(k) as stated. At an end, what the embedding or the head leaves of it: the
+    ratio of the two computed rates where the speed is known; else all of it where it still fits.
+    """
+    given = np.zeros(model.layers)
+    known = min(model.layers, len(profile.tokens_per_s))
+    given[:known] = np.nan_to_num(profile.tokens_per_s[:known], nan=0.0, posinf=0.0)
+    given = np.maximum(given, 0.0)
+    taken = extra_bytes(model, place)
+    if profile.speed is not None:
+        if taken == 0 and not (place & LAST and profile.speed.head_s > 0):
+            return given
+        middle = _computed(model, profile.memory_bytes, profile.speed, MIDDLE)
+        at_end = _computed(model, profile.memory_bytes, profile.speed, place)
+        return given * np.divide(at_end, middle, out=np.zeros(model.layers), where=middle > 0)
     lengths = np.arange(1, model.layers + 1)
-    weights = lengths * float(model.layer_bytes) + extra_bytes(model, place)
-    free = float(profile.memory_bytes) - weights
-    if profile.speed is None:
-        # T(k) was measured elsewhere; the ends take away so many layers' worth of memory.
-        given = np.zeros(model.layers)
-        known = min(model.layers, len(profile.tokens_per_s))
-        given[:known] = np.nan_to_num(profile.tokens_per_s[:known], nan=0.0, posinf=0.0)
-        lost = extra_bytes(model, place) / max(1, model.layer_bytes)
-        fits = (free >= 0) & (lengths + lost <= known)
-        return np.where(fits, np.maximum(given, 0.0), 0.0)
+    fits = lengths + taken / max(1, model.layer_bytes) <= known
+    return np.where(fits, given, 0.0)
+
+
+def _computed(model: ModelSpec, memory_bytes: int, speed: SpeedProfile, place: int) -> Floats:
+    """[L]: as `throughput_curve`, with what an end costs in memory and time."""
+    lengths = np.arange(1, model.layers + 1)
+    free = float(memory_bytes) - lengths * float(model.layer_bytes) - extra_bytes(model, place)
     session_bytes = lengths * float(_kv_bytes_per_layer(model))
-    batches, seconds = zip(*profile.speed.decode, strict=True)
+    batches, seconds = zip(*speed.decode, strict=True)
     batch = np.clip(free / session_bytes, 1.0, float(batches[-1]))
     step_s = lengths * np.interp(batch, batches, seconds)
     if place & LAST:
-        step_s = step_s + max(0.0, profile.speed.head_s)
+        step_s = step_s + max(0.0, speed.head_s)
     # As in throughput_curve: an eighth of a typical context is the least that can serve.
-    return np.where(free >= session_bytes / 8, batch / step_s, 0.0)
+    rate: Floats = np.where(free >= session_bytes / 8, batch / step_s, 0.0)
+    return rate
 
 
 def _network_tokens_per_s(model: ModelSpec, profile: PeerProfile, place: int) -> float:

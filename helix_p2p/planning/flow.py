@@ -133,23 +133,24 @@ def edge_capacities(
         (starts[None, :] > 0) & (starts[None, :] <= ends[:, None]) & (ends[:, None] < ends[None, :])
     )
     legal &= (ends > starts)[:, None] & (ends > starts)[None, :]
-    width = np.full(legal.shape, UNBOUND, dtype=np.int64)
-    default = snapshot.default_link
-    if default is None:
-        width[:] = 0
-    elif default.bandwidth_bytes_per_s is not None:
-        width[:] = link_mtokens_per_s(
-            default.bandwidth_bytes_per_s, snapshot.model.activation_bytes
-        )
-    for (source, target), link in snapshot.links.items():
-        i, j = capacities.index.get(source), capacities.index.get(target)
-        if i is not None and j is not None:
-            width[i, j] = link_mtokens_per_s(
-                link.bandwidth_bytes_per_s, snapshot.model.activation_bytes
-            )
+    width = link_widths(snapshot, capacities)
     legal &= width > 0
     sources, targets = np.nonzero(legal)
     return sources, targets, width[sources, targets]
+
+
+def link_widths(snapshot: Snapshot, capacities: Capacities) -> Ints:
+    """[peers, peers]: what each link carries, 0 where there is no way."""
+    count = len(capacities.peers)
+    default = snapshot.default_link
+    size = snapshot.model.activation_bytes
+    usual = 0 if default is None else link_mtokens_per_s(default.bandwidth_bytes_per_s, size)
+    width = np.full((count, count), usual, dtype=np.int64)
+    for (source, target), link in snapshot.links.items():
+        i, j = capacities.index.get(source), capacities.index.get(target)
+        if i is not None and j is not None:
+            width[i, j] = link_mtokens_per_s(link.bandwidth_bytes_per_s, size)
+    return width
 
 
 def link_mtokens_per_s(bandwidth_bytes_per_s: float | None, activation_bytes: int) -> int:

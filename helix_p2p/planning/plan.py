@@ -67,6 +67,10 @@ class Placement:
         min_cut: Of the max flow.
         solver: What found it, e.g. `beam`, `highs`.
         solve_s: How long it took.
+        prices: One per layer, whole and relative; with them anyone recomputes the bound. Empty for
+            equal prices.
+        bound_proof: `prices` when the bound is what the prices give; else the search that lowered
+            it further (`sweep`, `highs`), which takes a run of it to repeat.
     """
 
     assignments: tuple[Assignment, ...]
@@ -76,6 +80,8 @@ class Placement:
     min_cut: MinCut
     solver: str
     solve_s: float
+    prices: tuple[int, ...] = ()
+    bound_proof: str = "prices"
 
     @property
     def gap(self) -> float:

@@ -12,27 +12,35 @@ stops the search earlier; whatever is stopped, the best placement so far is comp
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from random import Random
 
 from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.errors import Cancelled, ConfigError
-from helix_p2p.planning.bound import upper_bound
 from helix_p2p.planning.capacity import MTOKENS, Capacities, capacities_of
-from helix_p2p.planning.coverage import Layout, layout_of, some_cover, value_of
+from helix_p2p.planning.cheapest import cheapest_flow
+from helix_p2p.planning.coverage import Layout, layout_of, value_of
 from helix_p2p.planning.estimate import Estimate, estimate
 from helix_p2p.planning.flow import Routing, route_flow
 from helix_p2p.planning.plan import Placement
-from helix_p2p.planning.recreate import Search, fetched_layers, greedy_baseline
+from helix_p2p.planning.portfolio import Portfolio
+from helix_p2p.planning.recreate import fetched_layers
+from helix_p2p.planning.regions import region_splits
 from helix_p2p.planning.replan import PAYBACK_S, lost_tokens
 
-SHORTEST_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Depths that are tried; a quarter halves the hops for under 1 % of flow at 200 peers."""
+SHORTEST_SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Depths that are tried besides the deepest; a quarter halves the hops for under 1 % of flow."""
 
 LEAST_OF_GREEDY = 0.92
 """Finalists below this share of the greedy baseline are dropped; validators ask for 0.9."""
 
-MOVE_WEIGHT = 0.3
-"""A fetched layer must bring this much more than an average held one."""
+LEAST_WARM = 0.93
+"""Below this share of the bound a warm start is not trusted alone, and a fresh search runs too."""
+
+PEERS_PER_REGION = 40
+"""Smaller regions lose flow: a few dozen peers fill every layer within 3 % of the bound."""
+
+POLISHED_PEERS = 64
+"""Up to this many peers every finalist's flow is made the cheapest; beyond, only the chosen one's
+and those of regions, whose point it is."""
 
 
 class Objective(StrEnum):
@@ -143,81 +151,115 @@ class _Run:
     on_progress: OnProgress | None
     began_s: float = field(init=False)
     capacities: Capacities = field(init=False)
-    bound: int = field(init=False)
+    portfolio: Portfolio = field(init=False)
+    held: Layout | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.began_s = self._now_s()
         self.capacities = capacities_of(self.snapshot)
-        self.bound = upper_bound(self.capacities)
+        self.portfolio = Portfolio(
+            self.snapshot,
+            self.capacities,
+            self.options.seed,
+            self.options.steps,
+            self._late,
+            self.options.deadline_s is not None and self.options.clock is not None,
+            self._report,
+        )
+        if self.live is not None:
+            self.held = layout_of(self.capacities, self.live.assignments)
 
     def placement(self) -> Placement:
-        fallback = some_cover(self.snapshot.model, self.capacities)
-        baseline = greedy_baseline(self.capacities, self.bound)
-        held = None if self.live is None else layout_of(self.capacities, self.live.assignments)
-        finalists = [self._finalist(fallback, "cover"), self._finalist(baseline, "greedy")]
-        if held is not None and value_of(self.capacities, held) > 0:
-            finalists.append(self._finalist(held, "live"))
+        portfolio = self.portfolio
         flow_only = self.options.objective == Objective.FLOW
-        shares = (0.0,) if flow_only else SHORTEST_SHARES
-        for number, share in enumerate(shares):
-            start = held if held is not None else self._better(fallback, baseline)
-            layout = self._search(start, held, share, number, len(shares))
-            finalists.append(self._finalist(layout, "ruin-and-recreate"))
-            if self._late(1.0):
-                break
+        finalists = [self._finalist(portfolio.baseline, "greedy")]
+        if self.held is not None:
+            finalists += self._warm(self.held, 0.9 if flow_only else 0.6)
+        warm = max((f.routing.value_mtokens_per_s for f in finalists[1:]), default=0)
+        if warm < LEAST_WARM * portfolio.bound:
+            portfolio.find_flow(0.9 if flow_only and self.held is None else 0.4)
+            finalists.append(self._finalist(portfolio.best, portfolio.name))
+            finalists += self._over_links(portfolio)
+        if not flow_only:
+            finalists += self._shallower(portfolio)
+            finalists += self._regional(portfolio)
         chosen = self._choose(finalists)
+        routing = chosen.routing
+        if not self._late(1.0):
+            routing = cheapest_flow(self.snapshot, self.capacities, chosen.layout, known=routing)
         return Placement(
             assignments=chosen.layout.assignments(self.capacities),
-            flows=chosen.routing.flows,
-            value_mtokens_per_s=chosen.routing.value_mtokens_per_s,
-            bound_mtokens_per_s=self.bound,
-            min_cut=chosen.routing.min_cut,
+            flows=routing.flows,
+            value_mtokens_per_s=routing.value_mtokens_per_s,
+            bound_mtokens_per_s=portfolio.bound,
+            min_cut=routing.min_cut,
             solver=chosen.name,
             solve_s=self._now_s() - self.began_s,
+            prices=portfolio.prices,
+            bound_proof=portfolio.proof,
         )
 
-    def _search(
-        self, start: Layout, held: Layout | None, share: float, number: int, of: int
-    ) -> Layout:
-        search = Search(
-            self.capacities,
-            start,
-            self.bound,
-            Random(self.options.seed * 1_000_003 + number),
-            held=held,
-            move_penalty=self._move_penalty(held),
-            shortest_share=share,
-            most_lengths=0 if len(self.capacities.peers) <= 64 else 16,
-        )
-        steps = self.options.steps or 300 + 30 * len(self.capacities.peers)
-        for step in range(steps):
-            if search.done:
+    def _warm(self, held: Layout, until: float) -> list[_Finalist]:
+        """What is live, and what a few moves make of it."""
+        found = [] if value_of(self.capacities, held) <= 0 else [self._finalist(held, "live")]
+        layout = self.portfolio.recreate(held, until=until, held=held)
+        if value_of(self.capacities, layout) > 0:
+            found.append(self._finalist(layout, "warm-start"))
+        return found
+
+    def _over_links(self, portfolio: Portfolio) -> list[_Finalist]:
+        flow_only = self.options.objective == Objective.FLOW
+        starts = [portfolio.best, portfolio.baseline]
+        met = portfolio.meet_links(starts, 0.95 if flow_only else 0.7)
+        return [] if met is None else [self._finalist(met, "annealing")]
+
+    def _shallower(self, portfolio: Portfolio) -> list[_Finalist]:
+        found = []
+        for number, share in enumerate(SHORTEST_SHARES):
+            if self._late(0.8):
                 break
-            if step % 32 == 0:
-                self._report(f"search {number + 1} of {of}", search.value, step)
-                if self._late((number + 1) / of):
-                    break
-            search.step()
-        return search.best
+            until = 0.4 + 0.4 * (number + 1) / len(SHORTEST_SHARES)
+            layout = portfolio.recreate(
+                portfolio.best,
+                until=until,
+                held=self.held,
+                shortest_share=share,
+                number=number + 1,
+            )
+            if value_of(self.capacities, layout) > 0:
+                found.append(self._finalist(layout, "ruin-and-recreate"))
+        return found
 
-    def _move_penalty(self, held: Layout | None) -> float:
-        if held is None:
-            return 0.0
-        layers = int((held.ends - held.starts).sum())
-        return MOVE_WEIGHT * self.bound * self.capacities.layers / max(1, layers)
+    def _regional(self, portfolio: Portfolio) -> list[_Finalist]:
+        if self.held is not None:
+            return []  # a live placement keeps its shape; regions would move nearly all of it
+        splits = region_splits(self.snapshot, self.capacities)
+        large = [s for s in splits if min(rows.size for rows in s) >= PEERS_PER_REGION // 2]
+        chosen = (large[:1] + large[-1:] if len(large) > 1 else large) or splits[:1]
+        found = []
+        for split in chosen:
+            if self._late(0.9):
+                break
+            layout = portfolio.per_region(split, 0.95, SHORTEST_SHARES[0])
+            if value_of(self.capacities, layout) > 0:
+                found.append(self._finalist(layout, f"{len(split)} regions", polished=True))
+        return found
 
-    def _better(self, one: Layout, other: Layout) -> Layout:
-        return max(one, other, key=lambda layout: value_of(self.capacities, layout))
-
-    def _finalist(self, layout: Layout, name: str) -> _Finalist:
+    def _finalist(self, layout: Layout, name: str, *, polished: bool = False) -> _Finalist:
         routing = route_flow(self.snapshot, self.capacities, layout)
+        if self.options.objective != Objective.FLOW and (
+            polished or len(self.capacities.peers) <= POLISHED_PEERS
+        ):
+            routing = cheapest_flow(self.snapshot, self.capacities, layout, known=routing)
         guess = estimate(self.snapshot, layout.assignments(self.capacities), routing.flows)
         return _Finalist(layout, routing, guess, name)
 
     def _choose(self, finalists: list[_Finalist]) -> _Finalist:
-        floor = LEAST_OF_GREEDY * finalists[1].routing.value_mtokens_per_s
+        floor = LEAST_OF_GREEDY * finalists[0].routing.value_mtokens_per_s
         good = [f for f in finalists if f.routing.value_mtokens_per_s >= max(1, floor)]
-        return max(good or finalists, key=self._score)
+        if not good:
+            good = [self._finalist(self.portfolio.best, self.portfolio.name)]
+        return max(good, key=self._score)
 
     def _score(self, finalist: _Finalist) -> tuple[float, float]:
         flow = finalist.routing.value_mtokens_per_s / MTOKENS
@@ -234,10 +276,9 @@ class _Run:
 
     def _moving_costs(self, finalist: _Finalist) -> float:
         """Tokens per second that the migration costs, spread over the payback time."""
-        if self.live is None:
+        held, layout = self.held, finalist.layout
+        if self.live is None or held is None:
             return 0.0
-        held = layout_of(self.capacities, self.live.assignments)
-        layout = finalist.layout
         if not fetched_layers(held, layout.starts, layout.ends).any():
             return 0.0
         proposed = Placement(
@@ -262,7 +303,7 @@ class _Run:
             return False
         return self._now_s() - self.began_s >= self.options.deadline_s * share
 
-    def _report(self, phase: str, incumbent: int, steps: int) -> None:
+    def _report(self, phase: str, incumbent: int, bound: int, steps: int) -> None:
         if self.on_progress is not None:
             elapsed = self._now_s() - self.began_s
-            self.on_progress(Progress(phase, incumbent, self.bound, steps, elapsed))
+            self.on_progress(Progress(phase, incumbent, bound, steps, elapsed))

@@ -11,11 +11,13 @@ Source: Schrimpf et al. 2000 (ruin and recreate); the max-min cover view is docs
 """
 
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 
 import numpy as np
+import numpy.typing as npt
 
-from helix_p2p.planning.capacity import FIRST, LAST, MIDDLE, Capacities, Floats, Ints
+from helix_p2p.planning.capacity import FIRST, LAST, Capacities, Floats, Ints
 from helix_p2p.planning.coverage import Layout, coverage
 
 
@@ -37,12 +39,31 @@ class Choices:
     cap_row: Ints
     caps: Ints
 
-    def gains(self, short: Ints) -> Ints:
-        """Deficit that each range would fill, given what each layer is short of."""
-        filled = np.zeros((self.caps.size, short.size + 1), dtype=np.int64)
-        np.cumsum(np.minimum(self.caps[:, None], short[None, :]), axis=1, out=filled[:, 1:])
-        gains: Ints = filled[self.cap_row, self.ends] - filled[self.cap_row, self.starts]
+    def gains(self, short: Ints, weights: Floats) -> Floats:
+        """Weighted deficit that each range would fill, given what each layer is short of."""
+        filled = np.zeros((self.caps.size, short.size + 1))
+        np.cumsum(
+            np.minimum(self.caps[:, None], short[None, :]) * weights, axis=1, out=filled[:, 1:]
+        )
+        gains: Floats = filled[self.cap_row, self.ends] - filled[self.cap_row, self.starts]
         return gains
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """All ranges of a model: places and lengths with their starts, shared by every peer."""
+
+    starts: Ints
+    lengths: Ints
+    places: Ints
+
+
+@cache
+def _grid(layers: int) -> _Grid:
+    lengths = np.repeat(np.arange(1, layers + 1), np.arange(layers, 0, -1))
+    starts = np.concatenate([np.arange(layers - length + 1) for length in range(1, layers + 1)])
+    places = FIRST * (starts == 0) + LAST * (starts + lengths == layers)
+    return _Grid(starts, lengths, places)
 
 
 def choices_of(
@@ -54,31 +75,47 @@ def choices_of(
         capacities: The table.
         peer: Its row.
         shortest_share: Leave out ranges shorter than this share of the peer's longest.
-        most_lengths: Keep at most so many lengths, evenly spread; 0 keeps all.
+        most_lengths: Keep about so many lengths, most of them among the most useful; 0 keeps all.
     """
-    layers = capacities.layers
+    grid = _grid(capacities.layers)
     table, longest = capacities.mtokens_per_s[peer], capacities.longest[peer]
-    least = [max(1, int(np.ceil(shortest_share * int(most)))) for most in longest]
-    starts: list[int] = []
-    ends: list[int] = []
-    carried: list[int] = []
-    for length in _lengths(min(least), int(longest.max()), most_lengths):
-        for start in range(layers - length + 1):
-            place = (FIRST if start == 0 else MIDDLE) | (LAST if start + length == layers else 0)
-            rate = int(table[place, length])
-            if rate > 0 and length >= least[place]:
-                starts.append(start)
-                ends.append(start + length)
-                carried.append(rate)
-    rates = np.array(carried, dtype=np.int64)
-    caps, rows = np.unique(rates, return_inverse=True)
-    return Choices(np.array(starts, np.int64), np.array(ends, np.int64), rates, rows, caps)
+    least = np.maximum(1, np.ceil(shortest_share * longest).astype(np.int64))
+    allowed = (table > 0) & (np.arange(capacities.layers + 1) >= least[:, None])
+    allowed &= _useful_lengths(table, most_lengths)
+    at = np.flatnonzero(allowed[grid.places, grid.lengths])
+    starts, lengths, places = grid.starts[at], grid.lengths[at], grid.places[at]
+    caps, rows = np.unique(table, return_inverse=True)
+    rates = table[places, lengths]
+    return Choices(
+        starts, starts + lengths, rates, rows.reshape(table.shape)[places, lengths], caps
+    )
 
 
-def _lengths(least: int, most: int, count: int) -> list[int]:
-    if count <= 0 or most - least < count:
-        return list(range(least, most + 1))
-    return sorted({round(float(x)) for x in np.linspace(least, most, count)})
+def _useful_lengths(table: Ints, count: int) -> npt.NDArray[np.bool_]:
+    """[L + 1]: two thirds among those with nearly the most units, the others evenly spread."""
+    size = table.shape[1]
+    kept = np.ones(size, dtype=bool)
+    fits = np.flatnonzero(table.max(axis=0) > 0)
+    if count <= 0 or fits.size <= count:
+        return kept
+    kept[:] = False
+    units = (table[:, fits] * fits).max(axis=0)
+    for lengths, share in ((fits[units >= 0.9 * units.max()], 2), (fits, 1)):
+        spread = np.linspace(0, lengths.size - 1, min(lengths.size, count * share // 3))
+        kept[lengths[spread.round().astype(np.int64)]] = True
+    # The longest at each place stays, so that whatever fits at all can be placed.
+    kept[[int(np.flatnonzero(row > 0).max(initial=0)) for row in table]] = True
+    return kept
+
+
+MOST_RUINED = 5
+
+HEAT = 0.02
+"""Accepted worsening, as a share of what one peer contributes on average."""
+
+
+COOLING = 0.7
+COLDEST = 0.002
 
 
 @dataclass
@@ -103,8 +140,10 @@ class Search:
     move_penalty: float = 0.0
     shortest_share: float = 0.0
     most_lengths: int = 0
+    prices: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        self._weights = layer_weights(self.capacities.layers, self.prices)
         by_kind: dict[int, Choices] = {}
         kinds = self.capacities.kind
         for row, kind in enumerate(kinds):
@@ -120,10 +159,11 @@ class Search:
         self._covered = coverage(self.capacities, self.start)
         self.best, self.value = self.start, int(self._covered.min())
         self.best_moved = self._moved()
-        self._step_up = max(1, (self.bound - self.value) // 2)
+        self._failed = self.bound
+        self._warmth = HEAT
         self._idle = 0
-        self._cost = 0.0
-        self._aim()
+        self._cost = self._least = 0.0
+        self._aim(self.value + (self.bound - self.value) * 9 // 10)
 
     def _allowed(self, layout: Layout) -> Layout:
         """Without ranges that are too short for this search; they would stay for ever."""
@@ -160,24 +200,23 @@ class Search:
                 self._put(row, start, end, carried)
         self._idle += 1
         if self._idle > self._patience:
-            self._step_up = max(1, self._step_up // 2)
-            self._idle = 0
-            self._restart()
+            # Too high: come down part of the way to what is known to be possible, and go on from
+            # here, for a layout that nearly carries more is the best start for carrying this.
+            self._failed = self._target
+            self._warmth = self._warmth * COOLING if self._warmth > COLDEST else HEAT
+            self._aim(self.value + max(1, (self._target - self.value) * 3 // 5))
 
     @property
     def _patience(self) -> int:
-        return 60 + 2 * len(self._usable)
+        return 100 + len(self._usable) // 2
 
-    def _aim(self) -> None:
-        self._target = min(self.bound, self.value + self._step_up)
-        self._heat = max(1.0, 0.002 * self._target * self.capacities.layers / 4)
-        self._cost = self._full_cost()
-
-    def _restart(self) -> None:
-        self._starts, self._ends = self.best.starts.copy(), self.best.ends.copy()
-        self._carried = self.capacities.of_layout(self._starts, self._ends)
-        self._covered = coverage(self.capacities, self.best)
-        self._aim()
+    def _aim(self, target: int) -> None:
+        self._target = max(self.value + 1, min(self.bound, target))
+        self._heat = max(
+            1.0, self._warmth * self._target * self.capacities.layers / len(self._choices)
+        )
+        self._cost = self._least = self._full_cost()
+        self._idle = 0
 
     def _note(self) -> None:
         value = int(self._covered.min())
@@ -185,25 +224,32 @@ class Search:
             self.value = value
             self.best = Layout(self._starts.copy(), self._ends.copy())
             self.best_moved = self._moved()
-            self._idle = 0
             if value >= self._target:
-                self._step_up = max(1, self._step_up * 2)
-                self._aim()
+                above = max(self._failed - value, self.bound // 200)
+                self._aim(value + above // 2)
+        if self._cost < self._least * 0.998:
+            self._least = self._cost
+            self._idle = 0
 
     def _ruin(self) -> list[int]:
         """A few peers, some of them around the weakest layer, in a random order."""
         usable = self._usable
-        count = min(len(usable), 1 + int(self.random.random() ** 2 * min(12, 2 + len(usable) // 3)))
+        most = min(MOST_RUINED, 2 + len(usable) // 3)
+        count = min(len(usable), 1 + int(self.random.random() ** 2 * most))
         if self.random.random() < 0.5:
-            weakest = int(self._covered.argmin())
-            away = np.abs((self._starts + self._ends) / 2 - weakest)
-            near = sorted(usable, key=lambda row: (away[row] * (0.2 + self.random.random()), row))
-            return near[:count] if len(usable) <= 64 else self.random.sample(near[:64], count)
-        return self.random.sample(usable, count)
+            return self.random.sample(usable, count)
+        weakest = int(self._covered.argmin())
+        some = self.random.sample(usable, min(len(usable), 4 * count + 8))
+        some.sort(
+            key=lambda row: (abs(int(self._starts[row] + self._ends[row]) - 2 * weakest), row)
+        )
+        near = some[:count]
+        self.random.shuffle(near)
+        return near
 
     def _recreate(self, row: int) -> None:
         choices = self._choices[row]
-        gains = choices.gains(np.maximum(0, self._target - self._covered)).astype(np.float64)
+        gains = choices.gains(np.maximum(0, self._target - self._covered), self._weights)
         if self.held is not None and self.move_penalty > 0:
             gains -= self.move_penalty * self._fetched(row, choices.starts, choices.ends)
         top = float(gains.max())
@@ -225,7 +271,7 @@ class Search:
         self._starts[row], self._ends[row], self._carried[row] = start, end, carried
 
     def _full_cost(self) -> float:
-        deficit = float(np.maximum(0, self._target - self._covered).sum())
+        deficit = float((np.maximum(0, self._target - self._covered) * self._weights).sum())
         return deficit + (self.move_penalty * self._moved() if self.move_penalty > 0 else 0.0)
 
     def _moved(self) -> int:
@@ -249,15 +295,41 @@ def fetched_layers(held: Layout, starts: Ints, ends: Ints) -> Ints:
     return fetched
 
 
-def greedy(capacities: Capacities, aim: int) -> Layout:
-    """Each peer once, strongest first, where it fills the most deficit; no chance in it."""
+LEAST_WEIGHT = 0.05
+
+
+def layer_weights(layers: int, prices: tuple[int, ...]) -> Floats:
+    """[L]: what a missing token per second weighs in each layer, 1 on average."""
+    if not prices:
+        return np.ones(layers)
+    given = np.array(prices, dtype=np.float64)
+    weights = np.maximum(LEAST_WEIGHT, given / given.mean())
+    scaled: Floats = weights / weights.mean()
+    return scaled
+
+
+def greedy(
+    capacities: Capacities,
+    aim: int,
+    prices: tuple[int, ...] = (),
+    known: dict[int, Choices] | None = None,
+) -> Layout:
+    """Each peer once, strongest first, where it fills the most deficit; no chance in it.
+
+    Args:
+        capacities: The table.
+        aim: Each layer is filled up to this.
+        prices: What the layers weigh; empty for equally much.
+        known: Choices by kind from an earlier call, added to.
+    """
+    weights = layer_weights(capacities.layers, prices)
     lengths = np.arange(capacities.layers + 1, dtype=np.int64)
     strength = (np.minimum(capacities.best, aim) * lengths).max(axis=1)
     order = np.lexsort((np.arange(strength.size), -strength))
     count = len(capacities.peers)
     starts, ends = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
     covered = np.zeros(capacities.layers, dtype=np.int64)
-    by_kind: dict[int, Choices] = {}
+    by_kind = {} if known is None else known
     for row in (int(r) for r in order):
         kind = int(capacities.kind[row])
         if kind not in by_kind:
@@ -265,7 +337,7 @@ def greedy(capacities: Capacities, aim: int) -> Layout:
         choices = by_kind[kind]
         if not choices.starts.size:
             continue
-        gains = choices.gains(np.maximum(0, aim - covered))
+        gains = choices.gains(np.maximum(0, aim - covered), weights)
         pick = int(gains.argmax())
         if gains[pick] > 0:
             starts[row], ends[row] = choices.starts[pick], choices.ends[pick]
@@ -275,5 +347,8 @@ def greedy(capacities: Capacities, aim: int) -> Layout:
 
 def greedy_baseline(capacities: Capacities, bound: int) -> Layout:
     """The best of a few aims; the same everywhere, so a validator may compare with it."""
-    layouts = [greedy(capacities, max(1, bound * share // 100)) for share in (100, 90, 75, 50)]
+    known: dict[int, Choices] = {}
+    layouts = [
+        greedy(capacities, max(1, bound * share // 100), known=known) for share in (100, 90, 75, 50)
+    ]
     return max(layouts, key=lambda layout: int(coverage(capacities, layout).min()))

@@ -203,12 +203,16 @@ def _check_certificate(
     size, parts = _cut_size(plan, snapshot, capacities)
     if abs(size - value) > value * TOLERANCE + parts:
         raise PlanRejected("cut", f"the stated cut carries {size}, the flow is {value}")
-    proven = upper_bound(capacities)
-    if not value <= placement.bound_mtokens_per_s <= proven * (1 + TOLERANCE) + 1:
-        raise PlanRejected(
-            "bound", f"{placement.bound_mtokens_per_s} is not a bound below {proven}"
-        )
-    baseline = greedy_baseline(capacities, proven)
+    bound = placement.bound_mtokens_per_s
+    try:
+        proven = upper_bound(capacities, placement.prices)
+    except (ValueError, OverflowError) as error:
+        raise PlanRejected("bound", str(error)) from error
+    # Other proofs take a search to repeat; they may only claim a lower bound than the prices give.
+    least = proven * (1 - TOLERANCE) - 1 if placement.bound_proof == "prices" else value
+    if not max(least, value) <= bound <= proven * (1 + TOLERANCE) + 1:
+        raise PlanRejected("bound", f"{bound} is not what the prices prove, {proven}")
+    baseline = greedy_baseline(capacities, upper_bound(capacities))
     least = LEAST_OF_GREEDY * route_flow(snapshot, capacities, baseline).value_mtokens_per_s
     if value < least * (1 - TOLERANCE) - 1:
         raise PlanRejected("greedy", f"a simple greedy placement carries {least / 0.9:.0f}")

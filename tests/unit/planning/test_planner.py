@@ -91,7 +91,7 @@ def test_progress_names_incumbent_and_bound() -> None:
     seen: list[Progress] = []
     plan(snapshot, PlanOptions(steps=40), on_progress=seen.append)
     assert seen
-    assert all(p.bound_mtokens_per_s == upper_bound(capacities_of(snapshot)) for p in seen)
+    assert all(0 < p.bound_mtokens_per_s <= upper_bound(capacities_of(snapshot)) for p in seen)
     assert all(0 <= p.gap <= 1 for p in seen)
 
 

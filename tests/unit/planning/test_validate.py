@@ -135,6 +135,9 @@ CHANGES: list[tuple[str, Callable[[], Plan]]] = [
     ("cut", lambda: with_placement(min_cut=replace(P.min_cut, peers=P.min_cut.peers[1:]))),
     ("bound", lambda: with_placement(bound_mtokens_per_s=P.value_mtokens_per_s - 100)),
     ("bound", lambda: with_placement(bound_mtokens_per_s=2 * P.bound_mtokens_per_s)),
+    ("bound", lambda: with_placement(prices=(1,) * 5)),
+    ("bound", lambda: with_placement(prices=(-1, *(1,) * 23))),
+    ("bound", lambda: with_placement(prices=(0,) * 24)),
 ]
 
 
@@ -180,7 +183,12 @@ def test_plan_far_below_the_greedy_baseline_is_refused() -> None:
     snapshot = snapshot_of(MODEL, [(identity.peer_id, a) for identity, a in said])
     good = plan(snapshot, PlanOptions(steps=20))
     only = plan(snapshot_of(MODEL, [(i.peer_id, a) for i, a in said[:1]]), PlanOptions(steps=5))
-    lazy = replace(only, bound_mtokens_per_s=good.bound_mtokens_per_s)
+    lazy = replace(
+        only,
+        bound_mtokens_per_s=good.bound_mtokens_per_s,
+        prices=good.prices,
+        bound_proof=good.bound_proof,
+    )
     with pytest.raises(PlanRejected) as caught:
         validate(
             signed(replace(HONEST, announcements=signed_all(said), placement=lazy)),
