@@ -108,7 +108,7 @@ class KvPool:
         return self._sessions.get(session)
 
     def open(self, session: SessionId, layers: LayerRange, tokens: int) -> SessionKv:
-        """Reserve; a session that is open with these layers and room enough keeps its cache.
+        """Reserve; a session that is open with these layers keeps what its cache holds.
 
         Raises:
             Busy: There is no room, by count or because the device refused.
@@ -125,7 +125,6 @@ class KvPool:
                 f"{max(0, self.capacity_token_layers - self._used)} of "
                 f"{self.capacity_token_layers} free"
             )
-        self.close(session)
         try:
             storage = torch.empty(
                 wanted * self.geometry.elements_per_token,
@@ -135,7 +134,14 @@ class KvPool:
         except RuntimeError as error:  # torch's OutOfMemoryError is one; the CPU raises it bare
             self.capacity_token_layers = self._used
             raise Busy(f"the device refused {wanted} token-layers of KV cache") from error
-        opened = self._sessions[session] = self._carve(storage, layers, tokens)
+        opened = self._carve(storage, layers, tokens)
+        if held is not None and held.layers == layers:
+            for layer in layers:
+                opened.keys[layer][:, : held.length] = held.keys[layer][:, : held.length]
+                opened.values[layer][:, : held.length] = held.values[layer][:, : held.length]
+            opened.length = held.length
+        self.close(session)
+        self._sessions[session] = opened
         self._used += wanted
         return opened
 

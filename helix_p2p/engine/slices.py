@@ -9,7 +9,6 @@ slice owns its memory and no longer needs the files.
 """
 
 import copy
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,9 @@ from helix_p2p.engine.architecture import Absent, Architecture
 from helix_p2p.engine.checkpoint import Checkpoint, layer_of, renumber
 from helix_p2p.errors import ModelError, OutOfMemory
 
-logger = logging.getLogger(__name__)
+GROUPS = 8
+"""Layers are read in so many parts: besides the slice, memory holds one part as it is on disk."""
+
 transformers_logging: Any = _transformers_logging  # which is untyped
 
 
@@ -35,14 +36,12 @@ class LoadedSlice:
         shell: The outer model without layers; parts that are not loaded are `Absent`.
         start: Whether the shell has the parts before the layers.
         end: Whether it has the parts after them and the head.
-        weight_bytes: Memory of all of it, shared tensors once.
     """
 
     layers: Mapping[int, nn.Module]
     shell: nn.Module
     start: bool
     end: bool
-    weight_bytes: int
 
 
 def load_slice(
@@ -72,21 +71,31 @@ def load_slice(
         ModelError: The checkpoint does not fit its configuration, or holds numbers that are not.
         OutOfMemory: The device refused.
     """
-    wanted = _wanted(architecture, checkpoint, indices, start=start, end=end)
-    stored = checkpoint.read(set(wanted.values()))
-    state = {name: stored[source] for name, source in wanted.items()}
+    layers: dict[int, nn.Module] = {}
+    at_once = max(1, len(indices) // GROUPS)
+    groups = [indices[first : first + at_once] for first in range(0, len(indices), at_once)]
+    if start or end or not groups:
+        groups.insert(0, ())
+
+    def load(group: Sequence[int], *, ends: bool) -> nn.Module:
+        wanted = _wanted(architecture, checkpoint, group, start=start and ends, end=end and ends)
+        stored = checkpoint.read(set(wanted.values()))
+        state = {name: stored[source] for name, source in wanted.items()}
+        has_start, has_end = start and ends, end and ends
+        model = _fill(architecture, group, state, has_start, has_end, dtype, attention)
+        _settle(model, {tensor.untyped_storage().data_ptr() for tensor in stored.values()}, device)
+        inner = model.get_submodule(architecture.decoder)
+        layers.update(zip(group, getattr(inner, architecture.layers), strict=True))
+        setattr(inner, architecture.layers, nn.ModuleList())
+        return model
+
     try:
-        model = _fill(architecture, indices, state, start, end, dtype, attention)
-        mapped = {tensor.untyped_storage().data_ptr() for tensor in stored.values()}
-        del state, stored
-        _settle(model, mapped, device)
+        shell = load(groups[0], ends=True)
+        for group in groups[1:]:
+            load(group, ends=False)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemory(f"no memory for {len(indices)} layers on {device}") from error
-    inner = model.get_submodule(architecture.decoder)
-    layers = dict(zip(indices, getattr(inner, architecture.layers), strict=True))
-    size = weight_bytes([model])
-    setattr(inner, architecture.layers, nn.ModuleList())
-    return LoadedSlice(layers, model, start, end, size)
+    return LoadedSlice(layers, shell, start, end)
 
 
 def weight_bytes(modules: Sequence[nn.Module]) -> int:

@@ -6,6 +6,7 @@ come before anything is computed, so a refused step changes nothing; layers that
 again; what is announced as KV room is the memory budget minus the weights really held.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from helix_p2p.engine.kv import KvPool
 from helix_p2p.engine.sampling import sample
 from helix_p2p.engine.slices import Head, LoadedSlice, Span, load_slice, weight_bytes
 from helix_p2p.engine.spec import kv_geometry, spec_of
-from helix_p2p.engine.wireformat import DTYPES
+from helix_p2p.engine.wireformat import DTYPES, check_finite
 from helix_p2p.errors import NotServing, OutOfMemory, PoisonedActivation, ProtocolError
 from helix_p2p.types import LayerRange, SessionId
 
@@ -241,7 +242,8 @@ class TorchEngine:
         """Run rows through `layers`; engine thread. See `contract.Engine.step`.
 
         Raises:
-            PoisonedActivation: `hidden` has a wrong shape or is not finite.
+            PoisonedActivation: `hidden` has a wrong shape or is not finite, or this slice makes
+                numbers that are not.
             ProtocolError: A row's positions leave a gap or exceed its reservation.
             NotServing: Layers or sessions are not here.
             OutOfMemory: The device has no room for the batch.
@@ -257,10 +259,14 @@ class TorchEngine:
                 for row in packed:
                     row.kv.length = max(row.kv.length, row.position + row.tokens)
                 if layers.end < self._spec.layers:
-                    return StepResult(out.to("cpu"))
+                    out = out.to("cpu")
+                    check_finite(out)  # float16 may overflow; the next stage must not get it
+                    return StepResult(out)
                 return StepResult(None, self._choose(rows, packed, out))
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(f"no memory for a batch of {count} tokens") from error
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                raise OutOfMemory(f"no memory for a batch of {count} tokens") from error
+            raise
 
     def _span(self, layers: LayerRange) -> Span:
         span = self._spans.get(layers)
@@ -310,10 +316,8 @@ class TorchEngine:
         if hidden is None or tuple(hidden.shape) != shape or not hidden.is_floating_point():
             given = "none" if hidden is None else f"{tuple(hidden.shape)} of {hidden.dtype}"
             raise PoisonedActivation(f"activations {given}, not {shape}")
-        states = hidden.to(self._device, self._dtype)
-        if not bool(torch.isfinite(states).all()):
-            raise PoisonedActivation("activations that are not finite")
-        return states[None]
+        check_finite(hidden)
+        return hidden.to(self._device, self._dtype)[None]
 
     def _run(
         self,
@@ -353,11 +357,18 @@ class TorchEngine:
             return tuple(chosen)
         assert self._head is not None
         last = [packed[number].offset + packed[number].tokens - 1 for number in asked]
-        logits = self._head.run(out[last])
-        for number, scores in zip(asked, logits, strict=True):
+        logits = self._head.run(out if len(last) == len(out) else out[last])
+        best, tokens = (found.tolist() for found in logits.max(-1))
+        for place, number in enumerate(asked):
             wish = rows[number].sample
             assert wish is not None
-            chosen[number] = sample(scores, wish.sampling, wish.position, wish.history)
+            if not math.isfinite(best[place]):
+                raise PoisonedActivation("logits that are not finite")
+            if wish.sampling.temperature <= 0 and wish.sampling.repetition_penalty == 1.0:
+                chosen[number] = tokens[place]
+            else:
+                scores = logits[place]
+                chosen[number] = sample(scores, wish.sampling, wish.position, wish.history)
         return tuple(chosen)
 
 

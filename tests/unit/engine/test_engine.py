@@ -302,3 +302,35 @@ def read(folder: Path) -> None:
     from helix_p2p.engine.architecture import read_architecture
 
     read_architecture(folder)
+
+
+def test_a_session_that_grows_keeps_its_cache(folder: Path) -> None:
+    chain = Chain(folder, [((0, 6), (0, 6))])
+    chain.open(session(1), session(2), kv_tokens=32)
+    straight = chain.logits([row(1, 0, 20)], list(range(20)))
+    chain.open(session(2), kv_tokens=16)
+    chain.logits([row(2, 0, 12)], list(range(12)))
+    chain.open(session(2), kv_tokens=64)
+    grown = chain.logits([row(2, 12, 8)], list(range(12, 20)))
+    assert torch.allclose(grown, straight[12:], atol=1e-5)
+
+
+def test_poison_on_the_wire_is_refused_before_it_joins_a_batch() -> None:
+    hidden = torch.zeros(2, 8)
+    hidden[1, 3] = float("-inf")
+    with pytest.raises(PoisonedActivation):
+        from_bytes(bytes(to_bytes(hidden)), "f32", 2, 8)
+
+
+def test_a_slice_that_overflows_says_so(folder: Path) -> None:
+    layers = LayerRange(3, 6)
+    first = LayerRange(3, 5)
+    for part in (first, layers):
+        engine = TorchEngine(folder, manifest_of(folder), EngineConfig(1 << 30, dtype="f16"))
+        engine.install(engine.prepare(layers))
+        engine.open(session(1), part, 16)
+        with torch.no_grad():
+            for module in engine._layers.values():
+                module.mlp.down_proj.weight.fill_(6e4)  # type: ignore[union-attr, operator]
+        with pytest.raises(PoisonedActivation):
+            engine.step(part, [row(1, 0, 2, wanted=part == layers)], hidden=torch.ones(2, 32))
