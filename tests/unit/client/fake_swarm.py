@@ -106,6 +106,7 @@ class FakePeer:
     asked: list[Generate] = field(default_factory=list)
     cancelled: list[bytes] = field(default_factory=list)
     streams: int = 0
+    ended: int = 0
     questions: list[Message] = field(default_factory=list)
     sequence: int = 0
     addresses: tuple[str, ...] = ()
@@ -188,6 +189,7 @@ class FakePeer:
                     case _:
                         raise AssertionError(message)
         finally:
+            self.ended += 1
             for task in running.values():
                 task.cancel()
             await asyncio.gather(*running.values(), return_exceptions=True)
@@ -246,13 +248,18 @@ class FakeSwarm:
     def credentials(self, identity: Identity) -> bytes:
         return self.invite.credentials_for(identity.public_key) if self.invite else b""
 
+    @staticmethod
+    def identity_of(number: int) -> Identity:
+        """The key of the first peer, the second …"""
+        return Identity(bytes([number] * 32))
+
     async def add(
         self, serving: LayerRange | None = ALL_LAYERS, transport: Transport | None = None
     ) -> FakePeer:
         number = len(self.peers) + 1
         files = dict(Files.of(self.folder).files)
         files[MANIFEST_NAME] = self.manifest.encoded
-        peer = FakePeer(self, Identity(bytes([number] * 32)), serving, files)
+        peer = FakePeer(self, self.identity_of(number), serving, files)
         self.peers.append(peer)
         await peer.start(transport)
         return peer
