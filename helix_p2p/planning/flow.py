@@ -171,17 +171,17 @@ def max_flow(snapshot: Snapshot, capacities: Capacities, layout: Layout) -> Rout
     peers, layers = capacities.peers, capacities.layers
     count = len(peers)
     source, sink = 2 * count, 2 * count + 1
-    # No arc carries more than the whole flow, and that is at most the least coverage.
-    most = min(UNBOUND, int(coverage(capacities, layout).min()))
+    # No arc carries more than the whole flow, and that is at most the least coverage. One above it
+    # never fills, so what is cut off there, like the clients' side, is never in the min cut.
+    most = min(UNBOUND, int(coverage(capacities, layout).min()) + 1)
     carried = np.minimum(capacities.of_layout(layout.starts, layout.ends), most)
     held = np.flatnonzero(carried > 0)
     first, last = held[layout.starts[held] == 0], held[layout.ends[held] == layers]
     edge_from, edge_to, width = edge_capacities(snapshot, capacities, layout)
     tails = np.concatenate([2 * held, np.full(first.size, source), 2 * last + 1, 2 * edge_from + 1])
     heads = np.concatenate([2 * held + 1, 2 * first, np.full(last.size, sink), 2 * edge_to])
-    limits = np.concatenate(
-        [carried[held], carried[first], carried[last], np.minimum(width, max(most, 1))]
-    )
+    clients = np.full(first.size + last.size, most)
+    limits = np.concatenate([carried[held], clients, np.minimum(width, most)])
     size = 2 * count + 2
     graph = csr_matrix((limits.astype(np.int32), (tails, heads)), shape=(size, size))
     found = maximum_flow(graph, source, sink, method="dinic")
