@@ -14,6 +14,7 @@ import os
 import selectors
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -76,21 +77,10 @@ def solve(
         "start": start,
         "threads": threads,
     }
-    try:
-        # S603: the command is ours. In a session of its own, so that Ctrl-C reaches only us.
-        child = subprocess.Popen(  # noqa: S603
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise SolverError(f"HiGHS could not be started: {error}") from error
+    child = _started(command, json.dumps(task).encode())
     best: dict[str, Any] = {"status": "unknown", "objective": None, "bound": None, "values": {}}
     with child:
         try:
-            _send(child, json.dumps(task).encode())
             for said in _lines(child, deadline_s + GRACE_S, stop):
                 best.update({key: value for key, value in said.items() if value is not None})
                 if on_bound is not None:
@@ -109,13 +99,22 @@ def solve(
     return MilpSolution(**best)
 
 
-def _send(child: subprocess.Popen[bytes], task: bytes) -> None:
-    assert child.stdin is not None
+def _started(command: tuple[str, ...], task: bytes) -> subprocess.Popen[bytes]:
     try:
-        child.stdin.write(task)
-        child.stdin.close()
-    except BrokenPipeError:
-        pass  # it died at once; its exit status says more
+        # A file, not a pipe: a child that never reads must not block us.
+        with tempfile.TemporaryFile() as stdin:
+            stdin.write(task)
+            stdin.seek(0)
+            # The command is ours. In a session of its own, so that Ctrl-C reaches only us.
+            return subprocess.Popen(  # noqa: S603
+                command,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise SolverError(f"HiGHS could not be started: {error}") from error
 
 
 def _lines(

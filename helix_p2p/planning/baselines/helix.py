@@ -7,7 +7,7 @@ with Gurobi; here it is HiGHS, which is free.
 Always: a solver that dies or finds nothing leaves the heuristic's placement, and its name says so.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.errors import Cancelled, SolverError, SwarmTooSmall
@@ -25,12 +25,15 @@ from helix_p2p.planning.baselines.petals import petals_layout
 from helix_p2p.planning.baselines.swarm import swarm_layout
 from helix_p2p.planning.capacity import MTOKENS, Capacities, capacities_of
 from helix_p2p.planning.coverage import layout_of
-from helix_p2p.planning.highs import solve
+from helix_p2p.planning.highs import MilpSolution, solve
 from helix_p2p.planning.plan import Placement
 from helix_p2p.planning.planner import OnProgress, PlanOptions, Progress
 
 LINKS_KEPT = 12
 """Of each peer, as in the paper (§4.5, "cluster pruning")."""
+
+Solver = Callable[..., MilpSolution]
+"""As `highs.solve`."""
 
 DEADLINE_S = 60.0
 """Where none is given."""
@@ -48,7 +51,7 @@ def plan_helix(
         SwarmTooSmall: The peers together cannot hold the model.
         Cancelled: `options.cancelled` said so.
     """
-    return _plan(snapshot, options, live, on_progress, partial=False)
+    return plan_milp(snapshot, options, live, on_progress, partial=False)
 
 
 def plan_helix_partial(
@@ -63,17 +66,24 @@ def plan_helix_partial(
         SwarmTooSmall: The peers together cannot hold the model.
         Cancelled: `options.cancelled` said so.
     """
-    return _plan(snapshot, options, live, on_progress, partial=True)
+    return plan_milp(snapshot, options, live, on_progress, partial=True)
 
 
-def _plan(
+def plan_milp(
     snapshot: Snapshot,
     options: PlanOptions,
     live: Placement | None,
     on_progress: OnProgress | None,
     *,
     partial: bool,
+    solver: Solver = solve,
 ) -> Placement:
+    """Helix's MILP, with or without partial inference, by any solver.
+
+    Raises:
+        SwarmTooSmall: The peers together cannot hold the model.
+        Cancelled: `options.cancelled` said so.
+    """
     elapsed_s = stopwatch(options)
     deadline_s = DEADLINE_S if options.deadline_s is None else options.deadline_s
     capacities = capacities_of(snapshot)
@@ -100,7 +110,7 @@ def _plan(
 
     proven: int | None = None
     try:
-        found = solve(
+        found = solver(
             milp.problem,
             max(0.1, deadline_s - elapsed_s()),
             start=values,

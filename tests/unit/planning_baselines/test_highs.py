@@ -54,7 +54,8 @@ def test_dead_solver_is_a_typed_error() -> None:
 def test_silent_solver_is_left_at_the_deadline() -> None:
     before = time.monotonic()
     with pytest.raises(SolverError, match="said nothing"):
-        solve(knapsack(), 0.1, command=(sys.executable, "-c", "import time; time.sleep(60)"))
+        # A problem larger than a pipe holds: writing it must not wait for a child that never reads.
+        solve(knapsack(2000), 0.1, command=(sys.executable, "-c", "import time; time.sleep(60)"))
     assert time.monotonic() - before < 0.1 + GRACE_S + 5
 
 

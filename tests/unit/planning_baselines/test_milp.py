@@ -11,12 +11,13 @@ from helix_p2p.cluster.profile import PeerProfile
 from helix_p2p.cluster.reference import client_links, reference_snapshot
 from helix_p2p.cluster.snapshot import Link, Snapshot
 from helix_p2p.errors import SolverError, SwarmTooSmall
-from helix_p2p.planning.baselines import BASELINES, helix
+from helix_p2p.planning.baselines import BASELINES
+from helix_p2p.planning.baselines.helix import plan_milp
 from helix_p2p.planning.baselines.milp import build, start_values, ways_of
 from helix_p2p.planning.capacity import capacities_of
 from helix_p2p.planning.coverage import Layout
 from helix_p2p.planning.flow import route_flow
-from helix_p2p.planning.highs import solve
+from helix_p2p.planning.highs import MilpSolution, solve
 from helix_p2p.planning.planner import PlanOptions
 from helix_p2p.types import PeerId
 
@@ -115,14 +116,24 @@ def test_start_from_even_stages_is_feasible_and_has_their_flow() -> None:
     assert set(made.values) == {variable.name for variable in milp.problem.variables()}
 
 
-def test_dead_solver_leaves_the_start_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def dead(*args: object, **kwargs: object) -> None:
+def test_dead_solver_leaves_the_start_and_says_so() -> None:
+    def dead(*args: object, **kwargs: object) -> MilpSolution:
         raise SolverError("HiGHS died with status -11")
 
-    monkeypatch.setattr(helix, "solve", dead)
-    placement = BASELINES["helix"](reference_snapshot("single24"), PlanOptions(), None, None)
+    snapshot = reference_snapshot("single24")
+    placement = plan_milp(snapshot, PlanOptions(), None, None, partial=False, solver=dead)
     assert "start only: HiGHS died" in placement.solver
     assert placement.value_mtokens_per_s >= 757_853
+
+
+def test_start_survives_pruning() -> None:
+    def nothing(*args: object, **kwargs: object) -> MilpSolution:
+        return MilpSolution("unknown", None, None, {})
+
+    snapshot = reference_snapshot("geo24")
+    placement = plan_milp(snapshot, PlanOptions(), None, None, partial=False, solver=nothing)
+    assert "start only" in placement.solver
+    assert placement.value_mtokens_per_s >= 616_379
 
 
 @pytest.mark.parametrize("name", sorted(BASELINES))
