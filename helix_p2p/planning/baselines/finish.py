@@ -11,11 +11,38 @@ import numpy as np
 from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.errors import SwarmTooSmall
 from helix_p2p.planning.bound import upper_bound
-from helix_p2p.planning.capacity import Capacities
+from helix_p2p.planning.capacity import (
+    FIRST,
+    LAST,
+    MIDDLE,
+    WHOLE,
+    Capacities,
+    Ints,
+    extra_bytes,
+)
 from helix_p2p.planning.coverage import Layout, coverage
 from helix_p2p.planning.flow import route_flow
 from helix_p2p.planning.plan import Placement
 from helix_p2p.planning.planner import OnProgress, PlanOptions, Progress
+
+
+def roomy_lengths(snapshot: Snapshot, capacities: Capacities) -> Ints:
+    """[peers, 4]: the most layers at each place that leave room for a usual KV cache.
+
+    Petals' servers keep 4,096 tokens of attention cache for each of their layers, 16,384 where
+    heads share keys and values (`attn_cache_tokens` in its server). A peer too small for that takes
+    what it can.
+    """
+    model = snapshot.model
+    shared = model.kv_bytes_per_token < 4 * model.d_model
+    layer_bytes = model.layer_bytes + model.kv_bytes_per_token * (16_384 if shared else 4_096)
+    memory = np.array([profile.memory_bytes for profile in snapshot.peers], dtype=np.int64)
+    lengths = np.zeros_like(capacities.longest)
+    for place in (MIDDLE, FIRST, LAST, WHOLE):
+        fits = np.maximum(1, (memory - extra_bytes(model, place)) // layer_bytes)
+        fits = np.where(place == WHOLE, np.where(fits >= model.layers, fits, 0), fits)
+        lengths[:, place] = np.minimum(capacities.longest[:, place], fits)
+    return lengths
 
 
 def empty_layout(capacities: Capacities) -> Layout:

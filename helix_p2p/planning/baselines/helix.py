@@ -150,7 +150,7 @@ def _start(
     """The best heuristic placement as a solution of the MILP over all ways."""
     rates = tuple(rates_of(capacities, row) for row in rows)
     whole = Milp(None, rates, ways_of(snapshot, rows), partial, capacities.layers)
-    layouts = [petals_layout(capacities), swarm_layout(capacities)]
+    layouts = [petals_layout(snapshot, capacities), swarm_layout(snapshot, capacities)]
     if live is not None:
         layouts.append(layout_of(capacities, live.assignments))
     best: Start | None = None

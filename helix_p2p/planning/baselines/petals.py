@@ -4,7 +4,7 @@ The range is the window whose throughputs, sorted ascending, are lexicographical
 of equals (Borzunov et al., "Petals", 2023, §3.2; `choose_best_blocks` in Petals' source). Peers
 join in the order of their ids, unless another order is given.
 
-Always: a peer holds as many layers as fit, whatever that does to its speed.
+Always: a peer holds as many layers as fit beside a usual KV cache, whatever that does to its speed.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from helix_p2p.cluster.snapshot import Snapshot
-from helix_p2p.planning.baselines.finish import empty_layout, finished, stopwatch
+from helix_p2p.planning.baselines.finish import empty_layout, finished, roomy_lengths, stopwatch
 from helix_p2p.planning.capacity import FIRST, LAST, MIDDLE, WHOLE, Capacities, Ints, capacities_of
 from helix_p2p.planning.coverage import Layout
 from helix_p2p.planning.plan import Placement
@@ -33,25 +33,27 @@ def plan_petals(
     """
     elapsed_s = stopwatch(options)
     capacities = capacities_of(snapshot)
-    layout = petals_layout(capacities)
+    layout = petals_layout(snapshot, capacities)
     return finished(snapshot, capacities, layout, "petals", elapsed_s(), on_progress)
 
 
-def petals_layout(capacities: Capacities, order: Sequence[PeerId] | None = None) -> Layout:
+def petals_layout(
+    snapshot: Snapshot, capacities: Capacities, order: Sequence[PeerId] | None = None
+) -> Layout:
     """The ranges that peers choose one after another, in this order of joining."""
     layout = empty_layout(capacities)
     served = np.zeros(capacities.layers, dtype=np.int64)
+    lengths = roomy_lengths(snapshot, capacities)
     for peer in capacities.peers if order is None else order:
         row = capacities.index[peer]
-        held = _choose(capacities, row, served)
+        held = _choose(capacities.layers, lengths[row], served)
         if held is not None:
             layout.starts[row], layout.ends[row] = held.start, held.end
             served[held.start : held.end] += capacities.of(row, held)
     return layout
 
 
-def _choose(capacities: Capacities, row: int, served: Ints) -> LayerRange | None:
-    layers, longest = capacities.layers, capacities.longest[row]
+def _choose(layers: int, longest: Ints, served: Ints) -> LayerRange | None:
     if longest[WHOLE]:
         return LayerRange(0, layers)
     # Petals' servers hold no embedding and no head; ours do at the ends and then hold fewer layers.

@@ -1,8 +1,8 @@
 """SWARM's even split: equal stages, and each peer joins the stage that has least capacity.
 
 As the Helix paper compares with it (§5.1, after Ryabinin et al., "SWARM Parallelism", 2023): the
-stages are as long as the smallest peer can hold, the fastest peers are placed first, of equals the
-last id.
+stages are as long as the smallest peer can hold beside a usual KV cache, the fastest peers are
+placed first, of equals the last id.
 
 Always: every stage is of one length, or of two that differ by one where no divisor comes near.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.errors import SwarmTooSmall
-from helix_p2p.planning.baselines.finish import empty_layout, finished, stopwatch
+from helix_p2p.planning.baselines.finish import empty_layout, finished, roomy_lengths, stopwatch
 from helix_p2p.planning.capacity import MIDDLE, Capacities, capacities_of
 from helix_p2p.planning.coverage import Layout
 from helix_p2p.planning.plan import Placement
@@ -38,13 +38,13 @@ def plan_swarm(
     """
     elapsed_s = stopwatch(options)
     capacities = capacities_of(snapshot)
-    layout = swarm_layout(capacities)
+    layout = swarm_layout(snapshot, capacities)
     return finished(snapshot, capacities, layout, "swarm", elapsed_s(), on_progress)
 
 
-def swarm_layout(capacities: Capacities) -> Layout:
+def swarm_layout(snapshot: Snapshot, capacities: Capacities) -> Layout:
     """Equal stages, the fastest peers first to the weakest stage."""
-    longest = capacities.longest.max(axis=1)
+    longest = roomy_lengths(snapshot, capacities).max(axis=1)
     usable = np.flatnonzero(longest > 0)
     if not usable.size:
         raise SwarmTooSmall(total_peers=len(capacities.peers))

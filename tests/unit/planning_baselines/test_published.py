@@ -30,8 +30,9 @@ def test_petals_in_the_published_order_of_joining_is_the_published_placement(
     cluster: str, model: str
 ) -> None:
     published = published_placements(cluster, model)["petals"]
-    capacities = capacities_of(reference_snapshot(cluster, model))
-    layout = petals_layout(capacities, published.join_order)
+    snapshot = reference_snapshot(cluster, model)
+    capacities = capacities_of(snapshot)
+    layout = petals_layout(snapshot, capacities, published.join_order)
     assert {a.peer: a.layers for a in layout.assignments(capacities)} == published.ranges
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks: what the project promises, measured. Run them with ./scripts/bench."""

@@ -1,0 +1,455 @@
+"""What the planner promises, measured beside the planners it is compared with, in the same run.
+
+The Helix paper's clusters under the artifact's own T(k), seeded home swarms, churn, regions, random
+small swarms against networkx and HiGHS, and bad input. `--quick` takes about a minute.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+from resource import RUSAGE_SELF, getrusage
+
+import numpy as np
+
+from bench.report import Line, Report
+from bench.small import NOW_UNIX_S, SmallSwarm, networkx_flow
+from bench.swarms import churned, home_swarm
+from helix_p2p.cluster.file import read_cluster
+from helix_p2p.cluster.reference import published_placements, reference_snapshot
+from helix_p2p.cluster.snapshot import Snapshot
+from helix_p2p.errors import ConfigError, HelixError, SwarmTooSmall
+from helix_p2p.planning.baselines import BASELINES
+from helix_p2p.planning.baselines.helix import plan_milp
+from helix_p2p.planning.baselines.petals import petals_layout
+from helix_p2p.planning.bound import upper_bound
+from helix_p2p.planning.capacity import MTOKENS, capacities_of
+from helix_p2p.planning.coverage import coverage, layout_of
+from helix_p2p.planning.estimate import estimate
+from helix_p2p.planning.flow import route_flow
+from helix_p2p.planning.highs import solve
+from helix_p2p.planning.plan import Assignment, Placement
+from helix_p2p.planning.planner import Objective, PlanOptions, plan
+from helix_p2p.planning.regions import region_splits
+from helix_p2p.planning.replan import migration
+from helix_p2p.planning.validate import validate
+from helix_p2p.types import LayerRange, PeerId
+
+GIB = 2**30
+
+
+def flow_options(deadline_s: float, objective: Objective = Objective.FLOW) -> PlanOptions:
+    """Plan for this objective, at most so long, by the wall clock."""
+    return PlanOptions(objective=objective, deadline_s=deadline_s, clock=time.monotonic)
+
+
+def tokens(placement: Placement) -> float:
+    """Flow in tokens/s."""
+    return placement.value_mtokens_per_s / MTOKENS
+
+
+def timed(make: Callable[[], Placement]) -> tuple[Placement, float]:
+    """A placement and the seconds it took, start to end."""
+    before = time.perf_counter()
+    made = make()
+    return made, time.perf_counter() - before
+
+
+def paper_clusters(report: Report, *, quick: bool) -> None:
+    """Our planner on the paper's clusters, with ratios to the baselines of the same run."""
+    # cluster, model, least flow, seconds for it, largest gap, seconds for that
+    promises = [
+        ("single24", "70b", 2045.6, 1.0, 0.0, 1.0),
+        ("single24", "30b", 1500.0, 5.0, 0.02, 60.0),
+        ("geo24", "70b", 1390.0, 12.0 if quick else 30.0, None, 30.0),
+        ("geo24", "30b", None, 30.0, None, 30.0),
+        ("high42", "70b", None, 10.0, None, 10.0),
+    ]
+    for cluster, model, least, limit_s, gap, gap_limit_s in promises[: 3 if quick else None]:
+        name = f"{cluster} {model}"
+        with report.guarded("clusters", name):
+            snapshot = reference_snapshot(cluster, model)
+            others = _baseline_flows(snapshot, 2.0 if quick else 60.0)
+            made, took_s = timed(lambda: plan(snapshot, flow_options(limit_s)))  # noqa: B023
+            flow = tokens(made)
+            ratios = ", ".join(f"{flow / v:.2f} × {k}" for k, v in others.items() if v)
+            published = published_placements(cluster, model).get("ilp")
+            if published is not None:
+                ratios += f", {flow / published.max_flow_tokens_per_s:.2f} × published Helix"
+            report.add(
+                Line(
+                    "clusters",
+                    f"{name}: flow",
+                    f"{flow:,.1f} tokens/s in {took_s:.2f} s; {ratios}",
+                    "" if least is None else f"≥ {least:,} in ≤ {limit_s:.0f} s",
+                    None if least is None else flow >= least - 0.05 and took_s <= limit_s + 0.5,
+                    {"flow": flow, "seconds": took_s, **others},
+                )
+            )
+            if gap is None:
+                continue
+            if made.gap > gap and gap_limit_s > limit_s:
+                limit = 15.0 if quick else gap_limit_s
+                made, took_s = timed(lambda: plan(snapshot, flow_options(limit)))  # noqa: B023
+            report.add(
+                Line(
+                    "clusters",
+                    f"{name}: gap",
+                    f"{made.gap:.2%} in {took_s:.2f} s, flow {tokens(made):,.1f}",
+                    f"≤ {gap:.0%} in ≤ {gap_limit_s:.0f} s",
+                    made.gap <= gap + 1e-9 and took_s <= gap_limit_s + 0.5,
+                    {"gap": made.gap, "seconds": took_s, "flow": tokens(made)},
+                )
+            )
+
+
+def _baseline_flows(snapshot: Snapshot, milp_s: float) -> dict[str, float]:
+    flows = {}
+    for name in ("petals", "swarm", "separate", "helix"):
+        try:
+            flows[name] = tokens(BASELINES[name](snapshot, flow_options(milp_s), None, None))
+        except HelixError:
+            flows[name] = 0.0
+    return flows
+
+
+def published_flows(report: Report) -> None:
+    """The baselines against what the artifact published."""
+
+    def line(name: str, flow: float, target: float) -> None:
+        holds = abs(flow - target) < 0.006
+        report.add(Line("published", name, f"{flow:.2f}", f"{target:.2f}", holds, {"flow": flow}))
+
+    for cluster, model, planner, target in (
+        ("single24", "70b", "petals", 952.11),
+        ("single24", "70b", "swarm", 757.85),
+        ("single24", "30b", "petals", 898.57),
+        ("single24", "30b", "swarm", 889.83),
+        ("geo24", "70b", "petals", 952.11),
+        ("geo24", "70b", "swarm", 616.38),
+    ):
+        snapshot = reference_snapshot(cluster, model)
+        capacities = capacities_of(snapshot)
+        if planner == "petals":
+            order = published_placements(cluster, model)["petals"].join_order
+            layout = petals_layout(snapshot, capacities, order)
+            flow = route_flow(snapshot, capacities, layout).value_mtokens_per_s / MTOKENS
+        else:
+            flow = tokens(BASELINES["swarm"](snapshot, PlanOptions(), None, None))
+        line(f"{cluster} {model} {planner}", flow, target)
+    for cluster, target in (("single24", 1289.56), ("geo24", 1212.18)):
+        snapshot = reference_snapshot(cluster, "70b")
+        ranges = published_placements(cluster, "70b")["ilp"].ranges
+        capacities = capacities_of(snapshot)
+        held = layout_of(capacities, [Assignment(peer, layers) for peer, layers in ranges.items()])
+        value = route_flow(snapshot, capacities, held).value_mtokens_per_s / MTOKENS
+        line(f"{cluster} 70b Helix's own placement", value, target)
+
+
+def home_swarms(report: Report, *, quick: bool) -> None:
+    """Share of the bound, and ratios to Petals' rule and the even split."""
+    cases = [(30, 0.95, 10.0), (200, 0.97, 10.0), (1000, 0.98, 10.0)]
+    if quick:
+        cases = [(30, 0.95, 5.0), (200, 0.97, 8.0)]
+    for peers, share, limit_s in cases:
+        with report.guarded("home", f"{peers} peers"):
+            # In a process of its own, so that its peak memory is its own.
+            with get_context("spawn").Pool(1) as pool:
+                said = pool.apply(_home_case, (peers, 1, limit_s))
+            figures = {"flow": said["flow"], "bound": said["bound"], "seconds": said["seconds"]}
+            of_bound = said["flow"] / said["bound"]
+            report.add(
+                Line(
+                    "home",
+                    f"{peers} peers: share of the bound",
+                    f"{of_bound:.2%} in {said['seconds']:.1f} s ({said['flow']:,.0f} tokens/s, "
+                    f"{said['stages']:.1f} stages)",
+                    f"≥ {share:.0%} in {limit_s:.0f} s",
+                    of_bound >= share and said["seconds"] <= limit_s * 1.1 + 1,
+                    {"share": of_bound, **figures},
+                )
+            )
+            for other, least in (("petals", 1.9), ("swarm", 1.25)):
+                ratio = said["flow"] / said[other] if said[other] else float("inf")
+                report.add(
+                    Line(
+                        "home",
+                        f"{peers} peers: against {other}",
+                        f"{ratio:.2f} ×",
+                        f"≥ {least} ×",
+                        ratio >= least,
+                        {"ratio": ratio, "other": said[other]},
+                    )
+                )
+            if peers == 1000:
+                report.add(
+                    Line(
+                        "home",
+                        f"{peers} peers: peak memory",
+                        f"{said['rss'] / GIB:.2f} GiB",
+                        "< 1 GiB",
+                        said["rss"] < GIB,
+                        {"bytes": said["rss"]},
+                    )
+                )
+
+
+def _home_case(peers: int, seed: int, limit_s: float) -> dict[str, float]:
+    snapshot = home_swarm(peers, seed)
+    made, seconds = timed(lambda: plan(snapshot, flow_options(limit_s)))
+    guess = estimate(snapshot, made.assignments, made.flows)
+    rss = getrusage(RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    said = {
+        "flow": tokens(made),
+        "bound": made.bound_mtokens_per_s / MTOKENS,
+        "seconds": seconds,
+        "stages": guess.mean_stages,
+        "rss": float(rss),
+    }
+    for name in ("petals", "swarm"):
+        try:
+            said[name] = tokens(BASELINES[name](snapshot, PlanOptions(), None, None))
+        except SwarmTooSmall:
+            said[name] = 0.0
+    return said
+
+
+def churn(report: Report, *, quick: bool) -> None:
+    """A tenth of the peers leave and as many join: re-plan from the live plan."""
+    for peers in (200,) if quick else (200, 1000):
+        with report.guarded("churn", f"{peers} peers"):
+            before = home_swarm(peers, 1)
+            live = plan(before, flow_options(5.0 if quick else 10.0))
+            after, gone = churned(before, 0.10, seed=5)
+            kept = [a for a in live.assignments if a.peer not in gone]
+            made, seconds = timed(lambda: plan(after, flow_options(5.0), live))  # noqa: B023
+            moves = migration(after, live, made)
+            held = sum(len(assignment.layers) for assignment in kept)
+            moved = moves.fetched_layers / held
+            share = made.value_mtokens_per_s / upper_bound(capacities_of(after))
+            greedy = tokens(BASELINES["petals"](after, PlanOptions(), None, None))
+            report.add(
+                Line(
+                    "churn",
+                    f"{peers} peers, 10 % leave and join",
+                    f"{share:.2%} of the bound in {seconds:.1f} s, {moved:.2%} of held layers "
+                    f"moved ({moves.fetched_layers} of {held}); "
+                    f"{tokens(made) / greedy:.2f} × petals",
+                    "≥ 95 % in ≤ 5 s, ≤ 3 % moved",
+                    share >= 0.95 and seconds <= 5.5 and moved <= 0.03,
+                    {"share": share, "seconds": seconds, "moved": moved, "flow": tokens(made)},
+                )
+            )
+
+
+def regions(report: Report, *, quick: bool) -> None:
+    """One plan per region against one plan over all."""
+    with report.guarded("regions", "200 peers"):
+        limit_s = 5.0 if quick else 10.0
+        snapshot = home_swarm(200, 1)
+        whole = plan(snapshot, flow_options(limit_s))
+        splits = region_splits(snapshot, capacities_of(snapshot))
+        if not splits:
+            report.add(
+                Line("regions", "200 peers", "no split covers the model", "one", holds=False)
+            )
+            return
+        parts = []
+        for rows in splits[0]:
+            peers = tuple(snapshot.peers[int(row)] for row in rows)
+            part = Snapshot(snapshot.model, peers, snapshot.links, snapshot.default_link)
+            parts.append(plan(part, flow_options(limit_s / len(splits[0]))))
+        flow = sum(map(tokens, parts))
+        lost = 1 - flow / tokens(whole)
+        apart = sum(_network_s(snapshot, part) * tokens(part) for part in parts) / flow
+        together = _network_s(snapshot, whole)
+        report.add(
+            Line(
+                "regions",
+                f"200 peers in {len(parts)} regions",
+                f"{lost:.2%} of flow lost; network {apart * 1000:.0f} ms a token instead of "
+                f"{together * 1000:.0f} ms ({apart / together:.2f} ×)",
+                "≤ 3 % lost, ≤ 0.5 ×",
+                lost <= 0.03 and apart <= 0.5 * together,
+                {"lost": lost, "network_s": apart, "network_whole_s": together},
+            )
+        )
+
+
+def _network_s(snapshot: Snapshot, placement: Placement) -> float:
+    """Seconds a token spends between stages, at full load."""
+    spent = 0.0
+    for edge in placement.flows:
+        if edge.source is not None and edge.target is not None:
+            link = snapshot.link(edge.source, edge.target)
+            spent += edge.mtokens_per_s * (link.latency_s if link is not None else 0.0)
+    return spent / placement.value_mtokens_per_s
+
+
+def small_swarms(report: Report, *, quick: bool) -> None:
+    """Random small swarms: every number by another way too."""
+    with report.guarded("small", "coverage"):
+        rng = Random(3)
+        same, count = 0, 60 if quick else 400
+        for number in range(count):
+            swarm = SmallSwarm(rng.randint(2, 7), rng.randint(2, 10), number, links=number % 2 == 1)
+            same += _coverage_agrees(swarm, rng)
+        report.add(
+            Line(
+                "small",
+                "coverage = max flow (networkx) = min cut, random placements",
+                f"{same} of {count}",
+                f"{count} of {count}",
+                same == count,
+            )
+        )
+    with report.guarded("small", "optimum"):
+        found = [_against_milp(seed) for seed in range(8 if quick else 40)]
+        for links, what in ((False, "without binding links"), (True, "with binding links")):
+            drawn = [f for f in found if f is not None and f[2] == links]
+            good = sum(ours >= best - 2 for ours, best, _ in drawn)
+            worst = min((ours / best for ours, best, _ in drawn if best), default=1.0)
+            report.add(
+                Line(
+                    "small",
+                    f"search = HiGHS's optimum of Helix's MILP, {what}",
+                    f"{good} of {len(drawn)} (least {worst:.1%})",
+                    f"{len(drawn)} of {len(drawn)}",
+                    good == len(drawn) > 0,
+                )
+            )
+    with report.guarded("small", "validity"):
+        count = 10 if quick else 60
+        valid = sum(_validates(seed) for seed in range(count))
+        report.add(
+            Line("small", "plans that pass `validate`", f"{valid}", f"{count}", valid == count)
+        )
+
+
+def _coverage_agrees(swarm: SmallSwarm, rng: Random) -> bool:
+    capacities = capacities_of(swarm.snapshot)
+    layers = swarm.model.layers
+    longest = capacities.longest.max(axis=1)
+    held = []
+    for row, peer in enumerate(capacities.peers):
+        if longest[row]:
+            length = rng.randint(1, int(longest[row]))
+            start = rng.randint(0, layers - length)
+            held.append(_assignment(peer, start, start + length))
+    layout = layout_of(capacities, held)
+    flow, cut = networkx_flow(swarm.snapshot, capacities, layout)
+    ours = route_flow(swarm.snapshot, capacities, layout).value_mtokens_per_s
+    bound_by_links = any(link.bandwidth_bytes_per_s for link in swarm.snapshot.links.values())
+    cover = int(np.min(coverage(capacities, layout)))
+    return flow == cut == ours and (flow <= cover if bound_by_links else flow == cover)
+
+
+def _assignment(peer: PeerId, start: int, end: int) -> Assignment:
+    return Assignment(peer, LayerRange(start, end))
+
+
+def _against_milp(seed: int) -> tuple[int, int, bool] | None:
+    """(our value, HiGHS's optimum, whether links bind); None for a draw that covers nothing."""
+    links = seed % 2 == 1
+    swarm = SmallSwarm(4 + seed % 2, 4 + seed % 3, 1000 + seed, links=links)
+    try:
+        best = BASELINES["helix-partial"](swarm.snapshot, flow_options(30.0), None, None)
+        ours = plan(swarm.snapshot, flow_options(5.0))
+    except SwarmTooSmall:
+        return None
+    return ours.value_mtokens_per_s, best.value_mtokens_per_s, links
+
+
+def _validates(seed: int) -> bool:
+    swarm = SmallSwarm(3 + seed % 5, 3 + seed % 6, 2000 + seed, links=seed % 2 == 1)
+    try:
+        made = plan(swarm.snapshot, flow_options(2.0))
+    except SwarmTooSmall:
+        return True
+    validate(swarm.signed(made), swarm.rules, NOW_UNIX_S)
+    return True
+
+
+def bad_input(report: Report) -> None:
+    """Files, swarms and solvers that are no good."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "swarm.toml"
+        path.write_text('model = "llama-3.1-8b"\n[[peers]]\nname = "a"\nmemory = "8"\n')
+        said = _said(lambda: read_cluster(path), ConfigError)
+        report.add(
+            Line(
+                "bad input",
+                "a file names line and field",
+                said,
+                "names it",
+                "peers[0].memory" in said,
+            )
+        )
+        path.write_text('model = "llama-3.3-70b"\n[[peers]]\nname = "a"\ndevice = "rtx-4090"\n')
+        said = _said(lambda: plan(read_cluster(path), flow_options(5.0)), SwarmTooSmall)
+        report.add(
+            Line("bad input", "a small swarm says what is missing", said, "says GB", " GB " in said)
+        )
+    snapshot = reference_snapshot("single24", "70b")
+
+    for name, code, word in (
+        ("dead", "import os; os.abort()", "died"),
+        ("slow", "import time; time.sleep(60)", "said nothing"),
+    ):
+        broken = partial(solve, command=(sys.executable, "-c", code))
+        options = flow_options(1.0)
+        made, seconds = timed(
+            lambda: plan_milp(snapshot, options, None, None, partial=False, solver=broken)  # noqa: B023
+        )
+        report.add(
+            Line(
+                "bad input",
+                f"a {name} solver leaves the heuristic's plan",
+                f"{tokens(made):,.1f} tokens/s in {seconds:.1f} s by {made.solver}",
+                "says so in ≤ 8 s",
+                word in made.solver and made.value_mtokens_per_s > 0 and seconds <= 8,
+            )
+        )
+
+
+def _said(act: Callable[[], object], kind: type[HelixError]) -> str:
+    try:
+        act()
+    except kind as error:
+        return str(error)
+    return "nothing"
+
+
+def main() -> None:
+    """Measure, print, and exit with 1 if a promise is not kept."""
+    parser = argparse.ArgumentParser(prog="./scripts/bench planner", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="about a minute; fewer and smaller")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also keep the figures")
+    parser.add_argument("--only", metavar="GROUP", help="clusters, published, home, churn, …")
+    asked = parser.parse_args()
+    report = Report("Planner")
+    groups: dict[str, Callable[[], None]] = {
+        "published": lambda: published_flows(report),
+        "clusters": lambda: paper_clusters(report, quick=asked.quick),
+        "home": lambda: home_swarms(report, quick=asked.quick),
+        "churn": lambda: churn(report, quick=asked.quick),
+        "regions": lambda: regions(report, quick=asked.quick),
+        "small": lambda: small_swarms(report, quick=asked.quick),
+        "bad-input": lambda: bad_input(report),
+    }
+    if asked.only is not None and asked.only not in groups:
+        parser.error(f"--only: {asked.only!r} is not one of {', '.join(groups)}")
+    for name, measure in groups.items():
+        if asked.only in (None, name):
+            with report.guarded(name, "the whole group"):
+                measure()
+    sys.exit(report.finish(asked.json))
+
+
+if __name__ == "__main__":
+    main()
