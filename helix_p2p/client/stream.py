@@ -20,7 +20,7 @@ from helix_p2p.client.results import Completion, Piece, Usage
 from helix_p2p.client.view import SwarmView
 from helix_p2p.errors import HelixError
 from helix_p2p.session.client import ClientSession
-from helix_p2p.session.client_values import Effect, Ended, RefreshView, Send, Tokens
+from helix_p2p.session.client_values import Effect, Ended, Pipeline, RefreshView, Send, Tokens
 from helix_p2p.session.messages import Delivered, FinishReason, Generate, Refused
 from helix_p2p.types import PeerId, SessionId
 
@@ -117,6 +117,11 @@ class TextStream:
     def text(self) -> str:
         """All text so far."""
         return "".join(self._given)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Peers that made the latest tokens, with their layers; empty before the first."""
+        return self._session.pipeline
 
     @property
     def session(self) -> ClientSession:

@@ -70,7 +70,7 @@ def answer_to(prompt: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(3 + (seed[i % 32] * (i + 7)) % (VOCAB - 3) for i in range(count))
 
 
-def manifest_of(folder: Path) -> Manifest:
+def manifest_of(folder: Path, context_tokens: int) -> Manifest:
     files = [
         ManifestFile(
             path.name,
@@ -85,7 +85,7 @@ def manifest_of(folder: Path) -> Manifest:
         architecture="LlamaForCausalLM",
         layers=LAYERS,
         vocab_size=VOCAB,
-        context_tokens=256,
+        context_tokens=context_tokens,
         files=files,
     )
 
@@ -231,10 +231,12 @@ class FakePeer:
 class FakeSwarm:
     """Some peers and a plan over them."""
 
-    def __init__(self, folder: Path, invite: Invite | None = None) -> None:
+    def __init__(
+        self, folder: Path, invite: Invite | None = None, *, context_tokens: int = 256
+    ) -> None:
         self.network = MemoryNetwork()
         self.folder = write_model(folder)
-        self.manifest = manifest_of(self.folder)
+        self.manifest = manifest_of(self.folder, context_tokens)
         self.invite = invite
         self.name = invite.swarm if invite else open_swarm_id_of(self.manifest.manifest_hash)
         self.root = invite.root_public_key if invite else None

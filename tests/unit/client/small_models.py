@@ -60,7 +60,7 @@ def write_model(folder: Path, *, template: str | None = CHATML, context_tokens: 
     byte_level().save(str(folder / "tokenizer.json"))
     tokenizer_config: dict[str, object] = {
         "eos_token": "<|im_end|>",
-        "bos_token": {"content": "<|im_start|>", "lstrip": False},
+        "bos_token": {"__type": "AddedToken", "content": "<|im_start|>", "lstrip": False},
     }
     if template is not None:
         tokenizer_config["chat_template"] = template
