@@ -38,12 +38,23 @@ def plan_petals(
 
 
 def petals_layout(
-    snapshot: Snapshot, capacities: Capacities, order: Sequence[PeerId] | None = None
+    snapshot: Snapshot,
+    capacities: Capacities,
+    order: Sequence[PeerId] | None = None,
+    *,
+    keep_kv_room: bool = True,
 ) -> Layout:
-    """The ranges that peers choose one after another, in this order of joining."""
+    """The ranges that peers choose one after another.
+
+    Args:
+        snapshot: For the model's sizes.
+        capacities: Its table.
+        order: Of joining; by id where None.
+        keep_kv_room: Leave room for a usual KV cache, as Petals' servers do.
+    """
     layout = empty_layout(capacities)
     served = np.zeros(capacities.layers, dtype=np.int64)
-    lengths = roomy_lengths(snapshot, capacities)
+    lengths = roomy_lengths(snapshot, capacities) if keep_kv_room else capacities.longest
     for peer in capacities.peers if order is None else order:
         row = capacities.index[peer]
         held = _choose(capacities.layers, lengths[row], served)
