@@ -60,7 +60,7 @@ def lend(config: PeerConfig, folder: Path, manifest: Manifest) -> Loan:
     """
     if config.torch_threads is not None:
         torch.set_num_threads(config.torch_threads)
-    hardware = find_hardware(config.device)
+    hardware = find_hardware(None if config.device == "auto" else config.device)
     dtype = hardware.dtype if config.dtype == "auto" else _SHORT[config.dtype]
     budget = config.memory_bytes or hardware.usable_bytes
     if budget > hardware.memory_bytes:
