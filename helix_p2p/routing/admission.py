@@ -1,7 +1,7 @@
 """The KV ledger: who may keep how much of this stage's KV cache, and until when.
 
 Only this local admission protects a stage's memory, so two planners at once, stale plans and greedy
-entry peers are harmless (docs/adr/0001).
+entry peers are harmless (docs/adr/0008).
 
 Always: the sum of reservations never exceeds the capacity, never goes negative, and what is
 released twice counts once. The unit is tokens × layers.

@@ -2,8 +2,8 @@
 
 On one machine a matrix product of eight rows costs hardly more than one of a single row, so merging
 is everything: with two half-full frames in flight on shared cores a pipeline was measured at half
-the tokens per second of one full frame (design figures, docs/adr/0006). On W separate machines, W
-frames keep all of them busy.
+the tokens per second of one full frame. On W separate machines, W frames keep all of them busy
+(docs/adr/0007).
 
 Always: at most W frames per pipeline are in flight; when one returns, all that is ready forms the
 next; a session is ready, in one frame, or neither.
