@@ -6,6 +6,7 @@ command that needs it, so `--help` answers at once.
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +106,14 @@ def join(
     stand in HELIX_INVITE.
     """
     from helix_p2p.node.config import PeerConfig
-    from helix_peer.service import serve
 
     set_up_logging(log_level, verbose=verbose)
     if invite == "-":
         invite = sys.stdin.read()
     check_way_in(invite, _flat(bootstrap), model)
+
+    from helix_peer.service import serve  # imports torch: only when there is a way in
+
     serve(
         PeerConfig(
             state_dir=state_dir,
@@ -134,6 +137,7 @@ def check_way_in(invite: str | None, bootstrap: tuple[str, ...], model: str | No
 
     Raises:
         ConfigError: Neither or both ways were given, or the open way without a model.
+        InviteError: The invite cannot be used now.
     """
     if invite is None and not bootstrap:
         raise ConfigError(
@@ -146,6 +150,10 @@ def check_way_in(invite: str | None, bootstrap: tuple[str, ...], model: str | No
         )
     if bootstrap and model is None:
         raise ConfigError("--bootstrap needs --model", hint="name the model that the swarm serves")
+    if invite is not None:
+        from helix_p2p.membership.invite import read_invite
+
+        read_invite(invite).check(time.time())
 
 
 @cli.command()
