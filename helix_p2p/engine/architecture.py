@@ -79,9 +79,6 @@ AFTER_LAYERS = frozenset(
 """Names of the parts that the inner model runs after its layers; parts with weights that are not
 named so run before them."""
 
-ROW_BY_ROW_ROPE = frozenset({"dynamic", "longrope"})
-"""Rotary embeddings whose frequencies depend on the longest position of the batch."""
-
 
 class Absent(nn.Module):
     """Stands where another peer holds the part: hidden states pass through, all else gives zero."""
@@ -108,9 +105,8 @@ class Architecture:
         before: Names of the inner model's parts with weights that run before the layers.
         after: Those that run after them, with weights or without.
         head: Names of the outer model's parts with weights.
-        packed: Whether its attention can be replaced (see attention.py).
+        packed: Whether its attention can be replaced (see attention.py); else rows run one by one.
         latent: Whether its cache is compressed and expanded anew in each step (MLA).
-        row_by_row: Whether rows of a step must run one at a time.
         tied: Tensors that share another's memory, target to source.
     """
 
@@ -123,7 +119,6 @@ class Architecture:
     head: tuple[str, ...]
     packed: bool
     latent: bool
-    row_by_row: bool
     tied: dict[str, str]
 
     @property
@@ -220,11 +215,6 @@ def dissect(config: PreTrainedConfig, model: nn.Module) -> Architecture:
             if name != path[depth] and any(True for _ in child.parameters())
         ]
     module = sys.modules[type(model).__module__]
-    rope = getattr(config, "rope_parameters", None) or {}
-    ropes = {rope.get("rope_type")} | {
-        value.get("rope_type") for value in rope.values() if isinstance(value, dict)
-    }
-    packed = hasattr(module, "ALL_ATTENTION_FUNCTIONS")
     return Architecture(
         model_class=type(model),
         config=config,
@@ -233,9 +223,8 @@ def dissect(config: PreTrainedConfig, model: nn.Module) -> Architecture:
         before=tuple(before),
         after=tuple(after),
         head=tuple(head),
-        packed=packed,
+        packed=hasattr(module, "ALL_ATTENTION_FUNCTIONS"),
         latent=any(hasattr(module, "expand_kv") for module in inner.modules()),
-        row_by_row=not packed or bool(ropes & ROW_BY_ROW_ROPE),
         tied=dict(getattr(model, "all_tied_weights_keys", None) or {}),
     )
 

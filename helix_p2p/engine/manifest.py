@@ -166,7 +166,18 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def context_tokens(config: Mapping[str, Any]) -> int:
-    """Longest prompt and answer that the model was made for."""
+    """Longest prompt and answer that can be served.
+
+    Rotary embeddings of the kinds `longrope` and `dynamic` change all their frequencies once a
+    sequence grows beyond the length of the first training. What is cached would then be wrong, and
+    a chunk cannot know how long its prompt is; so the context ends there.
+    """
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type")) in ("longrope", "dynamic"):
+        for place in (rope, config):
+            first = place.get("original_max_position_embeddings")
+            if isinstance(first, int) and first > 0:
+                return first
     for key in ("max_position_embeddings", "n_positions", "seq_length"):
         value = config.get(key)
         if isinstance(value, int) and value > 0:

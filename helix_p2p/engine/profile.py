@@ -200,7 +200,7 @@ class _Bench:
         return kv
 
     def _run(self, rows: list[Row]) -> None:
-        if self.architecture.row_by_row and len(rows) > 1:
+        if not self.architecture.packed and len(rows) > 1:
             for row in rows:
                 self._run([row._replace(offset=0)])
             return

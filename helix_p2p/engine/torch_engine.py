@@ -25,7 +25,13 @@ from helix_p2p.engine.sampling import sample
 from helix_p2p.engine.slices import Head, LoadedSlice, Span, load_slice, weight_bytes
 from helix_p2p.engine.spec import kv_geometry, spec_of
 from helix_p2p.engine.wireformat import DTYPES, check_finite
-from helix_p2p.errors import NotServing, OutOfMemory, PoisonedActivation, ProtocolError
+from helix_p2p.errors import (
+    NotServing,
+    OutOfMemory,
+    PoisonedActivation,
+    PromptTooLong,
+    ProtocolError,
+)
 from helix_p2p.types import LayerRange, SessionId
 
 
@@ -218,8 +224,14 @@ class TorchEngine:
         Raises:
             Busy: There is no room.
             NotServing: Some of the layers are not held.
+            PromptTooLong: The model was not made for so many positions.
         """
         self._span(layers)
+        if kv_tokens > self._spec.context_tokens:
+            raise PromptTooLong(
+                f"{kv_tokens} tokens do not fit into the model's context of "
+                f"{self._spec.context_tokens}"
+            )
         self._pool.open(session, layers, kv_tokens)
 
     def close(self, session: SessionId) -> None:
@@ -292,6 +304,8 @@ class TorchEngine:
                 raise ProtocolError(f"session {row.session.hex()} twice in one step")
             seen.add(row.session)
             kv.check(row.position, row.count)
+            if row.position + row.count > self._spec.context_tokens:
+                raise ProtocolError(f"position {row.position} is beyond the model's context")
             packed.append(Row(kv, row.position, row.count, offset))
             offset += row.count
         return packed
@@ -327,7 +341,7 @@ class TorchEngine:
         states: torch.Tensor | None,
     ) -> torch.Tensor:
         """`[N, d_model]` for all rows."""
-        if self._architecture.row_by_row and len(packed) > 1:
+        if not self._architecture.packed and len(packed) > 1:
             parts = []
             for row in packed:
                 part = slice(row.offset, row.offset + row.tokens)

@@ -1,5 +1,6 @@
 """The engine's promises besides its numbers: layers come and go, sessions stay apart, refusals."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from helix_p2p.errors import (
     NotServing,
     OutOfMemory,
     PoisonedActivation,
+    PromptTooLong,
     ProtocolError,
 )
 from helix_p2p.session.messages import Sampling
@@ -111,6 +113,22 @@ def test_sessions_go_on_while_layers_are_prepared_and_installed(folder: Path) ->
     assert torch.equal(middle, again)
 
 
+def test_a_running_session_is_not_disturbed_by_loading_in_another_thread(folder: Path) -> None:
+    part = LayerRange(2, 4)
+    engine = engine_of(folder, part)
+    engine.open(session(1), part, 200)
+    hidden = torch.randn(1, 32)
+    wanted = engine.step(part, [row(1, 0, 1)], hidden=hidden).hidden
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(lambda: [engine.prepare(WHOLE) for _ in range(3)][-1])
+        while not loading.done():
+            got = engine.step(part, [row(1, 0, 1)], hidden=hidden).hidden
+            assert got is not None
+            assert torch.equal(got, wanted)
+    engine.install(loading.result())
+    assert engine.held == frozenset(WHOLE)
+
+
 def test_layers_beyond_the_memory_are_refused(folder: Path) -> None:
     engine = engine_of(folder, LayerRange(0, 1), memory_bytes=60_000)
     with pytest.raises(OutOfMemory, match="GB more"):
@@ -141,12 +159,18 @@ def test_the_kv_ledger_is_exact(folder: Path) -> None:
 
 
 def test_a_session_that_wants_more_and_is_refused_keeps_what_it_has(folder: Path) -> None:
-    engine = engine_of(folder)
+    engine = engine_of(folder, memory_bytes=250_000)
     engine.open(session(1), WHOLE, 16)
     engine.step(WHOLE, [row(1, 0, 2)], tokens=[3, 4])
     with pytest.raises(Busy):
-        engine.open(session(1), WHOLE, 10**9)
+        engine.open(session(1), WHOLE, 256)
     assert engine.length(session(1)) == 2
+
+
+def test_no_session_is_longer_than_the_context(folder: Path) -> None:
+    engine = engine_of(folder)
+    with pytest.raises(PromptTooLong):
+        engine.open(session(1), WHOLE, 257)
 
 
 def test_a_write_at_a_position_is_idempotent_and_rolls_back(folder: Path) -> None:

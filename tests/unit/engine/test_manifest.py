@@ -68,6 +68,13 @@ def test_hashes_are_remembered(folder: Path) -> None:
     assert told == []
 
 
+def test_a_context_ends_where_rotary_embeddings_would_change(folder: Path) -> None:
+    rope = {"type": "longrope", "long_factor": [2.0], "short_factor": [1.0]}
+    changes = {"rope_scaling": rope, "original_max_position_embeddings": 16}
+    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
+    assert read_manifest(folder, cache=folder.parent / "hashes").context_tokens == 16
+
+
 def test_a_cache_that_is_garbage_is_no_error(folder: Path) -> None:
     cache = folder.parent / "hashes"
     cache.write_bytes(b"\x00garbage")
