@@ -24,9 +24,9 @@ def test_speed_is_measured_without_weights(
     )
     assert [batch for batch, _ in measured.decode] == list(profile.DECODE_BATCHES)
     assert measured.decode_s(32) >= measured.decode_s(1) > 0
-    assert measured.prefill_s(256) >= measured.prefill_s(16) > 0
+    assert measured.prefill_s(128) >= measured.prefill_s(32) > 0
     assert measured.head_s > 0
-    assert told[-1] == (11, 11)
+    assert told[-1] == (7, 7)
 
 
 def test_a_speed_once_measured_is_remembered(
