@@ -17,7 +17,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linprog
 from scipy.sparse import coo_matrix
 
 from helix_p2p.planning.capacity import FIRST, LAST, MIDDLE, WHOLE, Capacities, Floats, Ints
@@ -83,6 +82,8 @@ def dual_prices(capacities: Capacities, aim: int) -> tuple[int, ...]:
         Whole prices, empty (equal prices) where the program finds nothing better.
     """
     layers = capacities.layers
+    if not capacities.peers:
+        return ()
     rows = np.unique(capacities.kind, return_index=True)[1]
     weight = np.bincount(capacities.kind).astype(np.float64)
     if rows.size > _SAMPLED_PEERS:
@@ -100,6 +101,8 @@ def dual_prices(capacities: Capacities, aim: int) -> tuple[int, ...]:
 
 def _solve(table: Floats, weight: Floats, layers: int) -> Floats | None:
     """Variables: upto[0..L] (prices summed), window[1..L] (best middle one), worth per peer."""
+    from scipy.optimize import linprog  # late: half a second that validation does not need
+
     count = table.shape[0]
     window_at, worth_at = layers + 1, 2 * layers + 2
     rows, columns, values = _Triplets(), _Triplets(), _Triplets()

@@ -12,7 +12,6 @@ HiGHS's simplex through scipy, which ends in a vertex.
 """
 
 import numpy as np
-from scipy.optimize import linprog
 from scipy.sparse import coo_matrix
 
 from helix_p2p.cluster.snapshot import Snapshot
@@ -106,6 +105,8 @@ def _solve(
     cost: Floats,
 ) -> tuple[EdgeFlow, ...] | None:
     """Variables: an edge each, then entering flow of first stages, then leaving flow of last."""
+    from scipy.optimize import linprog  # late: half a second that only planning needs
+
     room = capacities.of_layout(layout.starts, layout.ends)
     first = np.flatnonzero((layout.starts == 0) & (room > 0))
     last = np.flatnonzero((layout.ends == capacities.layers) & (room > 0))

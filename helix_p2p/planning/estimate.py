@@ -65,7 +65,7 @@ def estimate(
     if top * load.cycle_s(top) <= load.requests:
         return _answer(load, top, light, "flow")
     low, high = 0.0, top
-    for _ in range(40):
+    for _ in range(16):
         middle = (low + high) / 2
         if middle * load.cycle_s(middle) <= load.requests:
             low = middle
@@ -86,6 +86,8 @@ class _Load:
     prefill_s_per_token: Floats
     hops_s: float
     requests: float
+    wire_share: Floats
+    wire_s_per_token: Floats
 
     def cycle_s(self, rate: float) -> float:
         """Seconds from one token of a request to its next at `rate` tokens/s; inf when too much."""
@@ -93,8 +95,11 @@ class _Load:
         busy = own * self.prefill_s_per_token * PROMPT_TOKENS_PER_ANSWER_TOKEN * self.layers
         if bool((busy >= FULLEST).any()):
             return float("inf")
+        wire_s = self._wire_s(rate)
+        if not np.isfinite(wire_s):
+            return float("inf")
         batch = np.ones(self.share.size)
-        for _ in range(60):
+        for _ in range(20):
             serve = self._serve_s(batch) / (1 - busy)
             grown = np.maximum(1.0, own * serve)
             if bool((grown > _BATCHES[-1]).any()):
@@ -105,7 +110,18 @@ class _Load:
         serve = self._serve_s(batch) / (1 - busy)
         # A frame that arrives while a batch runs waits for half of it on average.
         wait = 0.5 * serve * np.minimum(1.0, own * serve)
-        return float((self.share * (serve + wait)).sum()) + self.hops_s
+        return float((self.share * (serve + wait)).sum()) + self.hops_s + wire_s
+
+    def _wire_s(self, rate: float) -> float:
+        """Seconds a token spends on thin wires: its own frame, and waiting for prefill chunks."""
+        prefill = rate * self.wire_share * self.wire_s_per_token * PROMPT_TOKENS_PER_ANSWER_TOKEN
+        busy = prefill + rate * self.wire_share * self.wire_s_per_token
+        if bool((busy >= FULLEST).any()):
+            return float("inf")
+        # Decode frames go first, so one waits at most for the chunk that is being sent.
+        chunk_s = PREFILL_CHUNK_TOKENS * self.wire_s_per_token
+        wait = (self.wire_s_per_token + prefill * chunk_s / 2) / (1 - busy)
+        return float((self.wire_share * wait).sum())
 
     def _serve_s(self, batch: Floats) -> Floats:
         at = np.clip(np.searchsorted(_BATCHES, batch, side="right") - 1, 0, _BATCHES.size - 2)
@@ -121,7 +137,7 @@ def _highest(load: _Load) -> float:
     if np.isfinite(load.cycle_s(load.flow)):
         return load.flow
     low, high = 0.0, load.flow
-    for _ in range(30):
+    for _ in range(12):
         middle = (low + high) / 2
         low, high = (middle, high) if np.isfinite(load.cycle_s(middle)) else (low, middle)
     return low
@@ -158,6 +174,7 @@ def _load_of(
     if total <= 0:
         return None
     back = _way_back(snapshot, entering, leaving, ranges)
+    wires = _wires(snapshot, flows, total)
     profiles = {profile.peer: profile for profile in snapshot.peers if profile.peer in carried}
     order = sorted(carried)
     share = np.array([carried[p] / total for p in order])
@@ -175,7 +192,31 @@ def _load_of(
         prefill_s_per_token=np.array([curve[2] for curve in curves]),
         hops_s=(hops + back) / total,
         requests=_requests(snapshot, share * layers, free),
+        wire_share=wires[0],
+        wire_s_per_token=wires[1],
     )
+
+
+def _wires(snapshot: Snapshot, flows: tuple[EdgeFlow, ...], total: int) -> tuple[Floats, Floats]:
+    """Share of the flow over each uplink, downlink and link of known width; its s per token."""
+    out: dict[PeerId, int] = {}
+    into: dict[PeerId, int] = {}
+    found: list[tuple[float, float | None]] = []
+    for edge in flows:
+        if edge.source is None or edge.target is None:
+            continue
+        out[edge.source] = out.get(edge.source, 0) + edge.mtokens_per_s
+        into[edge.target] = into.get(edge.target, 0) + edge.mtokens_per_s
+        link = snapshot.link(edge.source, edge.target)
+        if link is not None:
+            found.append((edge.mtokens_per_s, link.bandwidth_bytes_per_s))
+    for profile in snapshot.peers:
+        found.append((out.get(profile.peer, 0), profile.uplink_bytes_per_s))
+        found.append((into.get(profile.peer, 0), profile.downlink_bytes_per_s))
+    size = snapshot.model.activation_bytes
+    known = [(amount / total, size / width) for amount, width in found if amount and width]
+    columns = np.array(known, dtype=np.float64).reshape(-1, 2)
+    return columns[:, 0], columns[:, 1]
 
 
 def _way_back(

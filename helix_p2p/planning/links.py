@@ -21,7 +21,7 @@ from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.planning.capacity import Capacities, Ints
 from helix_p2p.planning.coverage import Layout, coverage
 from helix_p2p.planning.flow import UNBOUND, link_widths
-from helix_p2p.planning.recreate import Choices, choices_of
+from helix_p2p.planning.moves import Moves
 
 HEAT = 0.02
 """Accepted worsening at the start, as a share of the bound; it falls to a hundredth of that."""
@@ -53,12 +53,7 @@ class LinkSearch:
 
     def __post_init__(self) -> None:
         self._widths = link_widths(self.snapshot, self.capacities)
-        by_kind: dict[int, Choices] = {}
-        for row, kind in enumerate(self.capacities.kind):
-            if int(kind) not in by_kind:
-                by_kind[int(kind)] = choices_of(self.capacities, row)
-        self._choices = [by_kind[int(kind)] for kind in self.capacities.kind]
-        self._usable = [row for row, c in enumerate(self._choices) if c.starts.size]
+        self._moves = Moves(self.capacities, self.bound, self.random)
         self._now = self.start
         self.best, self.value = self.start, self.flow_of(self.start)
         self._score = self._scored(self.start, self.value)
@@ -71,7 +66,7 @@ class LinkSearch:
     def step(self) -> None:
         """Try one change."""
         self._done += 1
-        proposed = self._changed(self._now)
+        proposed = self._moves.changed(self._now)
         covered = coverage(self.capacities, proposed)
         heat = HEAT * 0.01 ** (self._done / max(1, self.steps)) * self.bound
         chance = self.random.random()
@@ -89,59 +84,6 @@ class LinkSearch:
     def _scored(self, layout: Layout, value: int) -> float:
         covered = np.minimum(coverage(self.capacities, layout), self.bound)
         return value + COVERAGE_SHARE * float(covered.mean())
-
-    def _changed(self, layout: Layout) -> Layout:
-        starts, ends = layout.starts.copy(), layout.ends.copy()
-        kind = self.random.random()
-        row = self._usable[self.random.randrange(len(self._usable))]
-        if kind < 0.25:
-            self._exchange(row, starts, ends)
-        elif kind < 0.5:
-            self._nudge(row, starts, ends)
-        elif kind < 0.75:
-            # Where coverage is weakest once this peer is out.
-            carried = self.capacities.of_layout(starts, ends)
-            short = coverage(self.capacities, layout).copy()
-            short[starts[row] : ends[row]] -= carried[row]
-            target = int(self.bound * self.random.uniform(0.5, 1.0))
-            gains = self._choices[row].gains(
-                np.maximum(0, target - short), np.ones(self.capacities.layers)
-            )
-            good = np.flatnonzero(gains >= 0.9 * gains.max())
-            self._place(row, int(good[self.random.randrange(good.size)]), starts, ends)
-        else:
-            pick = self.random.randrange(self._choices[row].starts.size)
-            self._place(row, pick, starts, ends)
-        return Layout(starts, ends)
-
-    def _place(self, row: int, pick: int, starts: Ints, ends: Ints) -> None:
-        starts[row], ends[row] = self._choices[row].starts[pick], self._choices[row].ends[pick]
-
-    def _exchange(self, row: int, starts: Ints, ends: Ints) -> None:
-        """Two peers swap ranges where both fit."""
-        other = self._usable[self.random.randrange(len(self._usable))]
-        starts[row], starts[other] = starts[other], starts[row]
-        ends[row], ends[other] = ends[other], ends[row]
-        fits = self.capacities.of_layout(starts, ends)
-        for one in (row, other):
-            if ends[one] > starts[one] and fits[one] == 0:
-                longest = int(self.capacities.longest[one].max())
-                ends[one] = min(int(ends[one]), int(starts[one]) + longest)
-
-    def _nudge(self, row: int, starts: Ints, ends: Ints) -> None:
-        """Move both borders a little, or copy a neighbour's border."""
-        layers = self.capacities.layers
-        if self.random.random() < 0.5:
-            by = self.random.choice((-2, -1, 1, 2))
-            at = int(starts[row]) + by
-            until = int(ends[row]) + self.random.choice((by, by, 0, 1, -1))
-        else:
-            other = self._usable[self.random.randrange(len(self._usable))]
-            length = int(ends[row] - starts[row])
-            at = int(self.random.choice((starts[other], ends[other], ends[other] - length)))
-            until = at + length
-        at = max(0, min(at, layers - 1))
-        starts[row], ends[row] = at, max(at + 1, min(until, layers))
 
 
 def flow_value_of(snapshot: Snapshot, capacities: Capacities, layout: Layout) -> int:

@@ -41,6 +41,11 @@ LINKS_BIND = 0.995
 MOVE_WEIGHT = 0.3
 """A fetched layer must bring this much more than an average held one."""
 
+STALE_STEPS, STALE_STEPS_PER_PEER = 1500, 100
+"""Without any gain for so long a search has found what it will find; 0.3 s for 6 peers."""
+
+STALE_ANNEALINGS = 4
+
 Late = Callable[[float], bool]
 Report = Callable[[str, int, int, int], None]
 
@@ -92,8 +97,13 @@ class Portfolio:
         if layout is not None and value_of(self.capacities, layout) > self.value:
             self.best, self.name = layout, name
 
-    def find_flow(self, until: float) -> None:
-        """Look for the largest coverage until a share of the time is over."""
+    def find_flow(self, until: float, *, widest: int) -> None:
+        """Look for the largest coverage until a share of the time is over.
+
+        Args:
+            until: Share of the time.
+            widest: Of the sweeps; wide ones are for proofs, which cost more than they improve.
+        """
         few_kinds = int(self.capacities.kind.max()) < FEW_KINDS
         if len(self.capacities.peers) <= SWEEP_PEERS:
             self._sweep(8, 1e-3, until * 0.4)
@@ -103,7 +113,7 @@ class Portfolio:
         if not few_kinds:
             return
         for width, accuracy in WIDE_SWEEPS:
-            if self.value >= self.bound or self.late(until) or (width > 64 and not self.timed):
+            if self.value >= self.bound or self.late(until) or width > widest:
                 return
             self._sweep(width, accuracy, until)
 
@@ -154,10 +164,13 @@ class Portfolio:
         return search.best
 
     def _run(self, search: Search, phase: str, until: float) -> None:
-        usual = 400 + 20 * len(search.capacities.peers)
-        steps = self.steps or (1_000_000_000 if self.timed else usual)
+        peers = len(search.capacities.peers)
+        steps = self.steps or (1_000_000_000 if self.timed else 400 + 20 * peers)
+        best, since = search.value, 0
         for step in range(steps):
-            if search.done:
+            since = 0 if search.value > best else since + 1
+            best = max(best, search.value)
+            if search.done or since > STALE_STEPS + STALE_STEPS_PER_PEER * peers:
                 return
             if step % 64 == 0:
                 self.report(phase, search.value, self.bound, step)
@@ -176,6 +189,7 @@ class Portfolio:
         if not links_may_bind(self.snapshot):
             return None
         best: LinkSearch | None = None
+        stale = 0
         for number in range(1000 if self.timed else 2):
             search = LinkSearch(
                 self.snapshot,
@@ -194,9 +208,10 @@ class Portfolio:
                     if self.late(until):
                         break
                 search.step()
+            stale += 1
             if best is None or search.value > best.value:
-                best = search
-            if self.late(until):
+                best, stale = search, 0
+            if self.late(until) or stale == STALE_ANNEALINGS:
                 break
         return None if best is None else best.best
 

@@ -124,6 +124,14 @@ class _Options:
     carried: Ints
 
 
+def _take_better(
+    carried: Ints, starts: Ints, where: slice | int, rates: Ints, begins: Ints | int
+) -> None:
+    better = rates > carried[:, where]
+    carried[:, where] = np.where(better, rates, carried[:, where])
+    starts[:, where] = np.where(better, begins, starts[:, where])
+
+
 class _Sweep:
     def __init__(self, capacities: Capacities, aim: int, width: int, stop: Stop) -> None:
         self._layers, self._aim, self._width, self._stop = capacities.layers, aim, width, stop
@@ -160,34 +168,27 @@ class _Sweep:
         return Swept(None, complete=self._complete)
 
     def _options(self, at: int) -> _Options:
-        found: list[tuple[int, int, int, int]] = []
-        for kind, table in enumerate(self._table):
-            longest = self._layers - at
-            best = 0
-            for length in range(longest, 0, -1):  # a shorter range must carry more to be of use
-                carried = self._carried(table, at, at + length)
-                if carried > best:
-                    best = carried
-                    found.append((kind, at, at + length, carried))
-                for start in self._unshifted(at, at + length):
-                    there = self._carried(table, start, at + length)
-                    if there > max(carried, best):
-                        best = there
-                        found.append((kind, start, at + length, there))
-        columns = np.array(sorted(found), dtype=np.int64).reshape(-1, 4).T
-        return _Options(*columns)
-
-    def _unshifted(self, at: int, end: int) -> range:
-        """Earlier starts of a range that ends here, where its capacity may be higher."""
-        if at == 0:
-            return range(0)
-        if end >= self._layers - 1:
-            return range(at - 1, -1, -1)
-        return range(1)
-
-    def _carried(self, table: Ints, start: int, end: int) -> int:
-        place = (FIRST if start == 0 else MIDDLE) | (LAST if end == self._layers else 0)
-        return int(table[place, end - start])
+        """Per kind and end the placing that carries most; a shorter one must carry more yet."""
+        table, layers = self._table, self._layers
+        ends = np.arange(at + 1, layers + 1)
+        place = (FIRST if at == 0 else MIDDLE) + LAST * (ends == layers)
+        carried = table[:, place, ends - at].copy()
+        starts = np.full(carried.shape, at, dtype=np.int64)
+        if at > 0:
+            # The exceptions: unshifted ranges from the very start, and up to L or L - 1.
+            from_zero = table[:, FIRST + LAST * (ends == layers), ends]
+            _take_better(carried, starts, slice(None), from_zero, 0)
+            for end, kind in ((layers, LAST), (layers - 1, MIDDLE)):
+                if at > 1 and end > at:
+                    lengths = end - np.arange(1, at)
+                    rates = table[:, kind, lengths]
+                    pick = rates.argmax(axis=1)
+                    best = rates.max(axis=1)
+                    _take_better(carried, starts, end - at - 1, best, 1 + pick)
+        longer = np.zeros_like(carried)
+        longer[:, :-1] = np.maximum.accumulate(carried[:, :0:-1], axis=1)[:, ::-1]
+        kinds, columns = np.nonzero(carried > longer)
+        return _Options(kinds, starts[kinds, columns], ends[columns], carried[kinds, columns])
 
     def _potential(self, at: int) -> Ints:
         """[kinds]: units that a peer can cover at most from layer `at` on."""
