@@ -183,7 +183,7 @@ def check_supported(name: str, config: dict[str, Any]) -> None:
     if name not in SUPPORTED:
         raise ModelError(
             f"{name} is not supported: nobody has proved that its slices equal the whole model",
-            hint="see docs for the architectures that are",
+            hint="docs/models.md lists the architectures that are",
         )
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "unknown")
