@@ -143,6 +143,9 @@ class _Talk:
 
     def show(self, stream: "SyncTextStream") -> "Completion":
         """Print an answer as it comes, then what it took."""
+        view = self._swarm.swarm.view
+        if not view.covered:
+            click.secho(f"waiting for the swarm: {view.describe()}", dim=True, err=True)
         with stream:
             for piece in stream:
                 if self._as_json:

@@ -18,7 +18,7 @@ from helix_p2p.client.detokenizer import IncrementalText, StopStrings
 from helix_p2p.client.links import EntryLinks, Said
 from helix_p2p.client.results import Completion, Piece, Usage
 from helix_p2p.client.view import SwarmView
-from helix_p2p.errors import HelixError
+from helix_p2p.errors import HelixError, NoRoute
 from helix_p2p.session.client import ClientSession
 from helix_p2p.session.client_values import Effect, Ended, Pipeline, RefreshView, Send, Tokens
 from helix_p2p.session.messages import Delivered, FinishReason, Generate, Refused
@@ -179,7 +179,7 @@ class TextStream:
                         break
                     effects = await self._next(inbox)
             if ended.error is not None:
-                raise ended.error
+                raise self._explained(ended.error)
             assert ended.finished is not None
             rest = self._rest()
             if rest:
@@ -191,6 +191,12 @@ class TextStream:
                     self._links.post(effect.peer, effect.message, inbox.put)
             for session_id, peer in opened:
                 self._links.release(session_id, peer)
+
+    def _explained(self, error: HelixError) -> HelixError:
+        """A swarm that cannot serve at all says who is there."""
+        if not isinstance(error, NoRoute) or self._view.covered:
+            return error
+        return NoRoute(f"{error.message}; {self._view.describe()}", hint=error.hint)
 
     def _carry_out(
         self, effects: list[Effect], inbox: "_Inbox", opened: list[tuple[SessionId, PeerId]]

@@ -117,6 +117,22 @@ class SwarmView:
         """Where a member is to be reached."""
         return self._learnt.get(peer) or self._first.get(peer, ())
 
+    @property
+    def covered(self) -> bool:
+        """Whether some peer can take requests."""
+        return bool(self._choice.candidates)
+
+    def describe(self) -> str:
+        """Who is there, in words: `3 peers: 1 loading, 2 standby, with 0.8 GB for the model`."""
+        members = self.members.values()
+        if not members:
+            return "it has no peers yet"
+        states = Counter(str(said.state) for said in members)
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        memory_gb = sum(said.memory_bytes for said in members) / 1e9
+        noun = "peer" if len(members) == 1 else "peers"
+        return f"{len(members)} {noun}: {counts}, with {memory_gb:.1f} GB for the model"
+
     def start(self) -> None:
         """Refresh every now and then until `close`."""
         self._spawn(self._keep_fresh())

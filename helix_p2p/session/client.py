@@ -348,7 +348,9 @@ class ClientSession:
 
     def _silent_at_s(self) -> float:
         limits = self._limits
-        return self._heard_s + (limits.silence_s if self._spoke else limits.first_silence_s)
+        tokens = len(self.request.prompt) + len(self._tokens)
+        patience_s = limits.silence_s if self._spoke else limits.first_silence_s
+        return self._heard_s + patience_s + tokens * limits.prefill_s_per_token
 
     def _late(self, what: str) -> HelixError:
         why = f"; last trouble: {self._error.message}" if self._error else ""

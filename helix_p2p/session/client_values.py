@@ -43,7 +43,10 @@ class Limits:
         total_s: For the whole answer.
         first_silence_s: An entry peer that gives no first token this long is left for another. A
             long prompt on slow peers takes tens of seconds, and waiting in its queue counts.
-        silence_s: Likewise between two deliveries.
+        silence_s: Likewise between two deliveries. Whether the peer lives at all is found out in
+            seconds (by the streams); these two are for one that lives and gives nothing.
+        prefill_s_per_token: Added to both for each token of prompt and answer: a pipeline that is
+            repaired computes them all again, at about 10 ms a token on a slow CPU.
         patience_s: Trouble without a single new token may last this long. A new planner takes up
             to 26 s (docs/adr/0004), and then layers may have to be loaded.
         refusals: So many times without a new token may peers say that there is no room.
@@ -57,7 +60,8 @@ class Limits:
     between_tokens_s: float | None = None
     total_s: float | None = None
     first_silence_s: float = 120.0
-    silence_s: float = 30.0
+    silence_s: float = 45.0
+    prefill_s_per_token: float = 0.02
     patience_s: float = 90.0
     refusals: int = 4
     attempts: int = 64

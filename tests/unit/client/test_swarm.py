@@ -21,6 +21,7 @@ from helix_p2p.errors import (
 )
 from helix_p2p.identity import Identity
 from helix_p2p.membership.invite import Invite, create_invite
+from helix_p2p.session.client_values import Limits
 from helix_p2p.session.messages import FinishReason
 from helix_p2p.types import LayerRange
 from tests.unit.client.fake_swarm import FakePeer, FakeSwarm, answer_to
@@ -180,6 +181,14 @@ async def test_peer_that_joins_later_serves_what_waits(fake: FakeSwarm):
         await fake.add()
         answer = await waiting
     assert len(answer.tokens) == 3
+
+
+async def test_swarm_that_cannot_serve_says_who_is_there(fake: FakeSwarm, monkeypatch):
+    monkeypatch.setattr("helix_p2p.client.results.Limits", lambda **_: Limits(patience_s=0.2))
+    bootstrap = await fake.add(None)
+    async with connect(fake, bootstrap) as swarm:
+        with pytest.raises(NoRoute, match="1 peer: 1 standby"):
+            await swarm.generate("hello")
 
 
 async def test_client_survives_the_loss_of_the_address_it_came_by(fake: FakeSwarm):
@@ -343,6 +352,14 @@ async def test_frozen_address_costs_a_head_start_only(fake: FakeSwarm, monkeypat
     fake.network.freeze(frozen.peer_id)
     async with asyncio.timeout(3), connect(fake, frozen, alive) as swarm:
         await swarm.generate("hello", max_tokens=2)
+
+
+async def test_connecting_takes_no_longer_than_it_may(fake: FakeSwarm):
+    frozen = await fake.add()
+    fake.network.freeze(frozen.peer_id)
+    with pytest.raises(DeadlineExceeded, match="connecting"):
+        async with connect(fake, timeout_s=0.1):
+            pass
 
 
 async def test_swarm_without_peers_is_said_to_have_none(fake: FakeSwarm):

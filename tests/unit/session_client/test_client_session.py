@@ -262,7 +262,9 @@ def test_lone_entry_peer_that_failed_is_tried_again_after_a_pause():
 
 
 def test_silent_entry_peer_is_left():
-    machine, choice = session(A, B, limits=Limits(first_silence_s=10.0, silence_s=3.0))
+    machine, choice = session(
+        A, B, limits=Limits(first_silence_s=10.0, silence_s=3.0, prefill_s_per_token=0.0)
+    )
     peer, message = asked(machine.start(0.0))
     assert machine.wake_s == 10.0
     machine.on_message(peer, deliver(message, 0, 5), 9.0)
@@ -275,8 +277,14 @@ def test_silent_entry_peer_is_left():
     assert machine.wake_s == 22.0
 
 
+def test_long_prompt_is_given_the_time_it_takes():
+    machine, _ = session(A, limits=Limits(first_silence_s=10.0, prefill_s_per_token=0.5))
+    machine.start(0.0)
+    assert machine.wake_s == 11.0
+
+
 def test_empty_delivery_is_a_sign_of_life():
-    machine, _ = session(A, limits=Limits(first_silence_s=10.0))
+    machine, _ = session(A, limits=Limits(first_silence_s=10.0, prefill_s_per_token=0.0))
     _, message = asked(machine.start(0.0))
     assert machine.on_message(A, deliver(message, 0), 8.0) == []
     assert machine.wake_s == 18.0

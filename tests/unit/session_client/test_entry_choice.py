@@ -40,10 +40,11 @@ def test_candidates_serve_layer_0_and_carry_the_plans_flow():
         (C, announcement(PeerState.SERVING, LayerRange(0, 4))),
         (PeerId("D"), announcement(PeerState.SERVING, LayerRange(1, 4))),
         (PeerId("E"), announcement(PeerState.STANDBY, None)),
+        (PeerId("F"), announcement(PeerState.DRAINING, LayerRange(0, 4))),
     ]
     found = entry_candidates(placement, announced)
-    assert [(c.peer, c.weight) for c in found] == [(A, 5000), (C, 0)]
-    assert [c.weight for c in entry_candidates(None, announced)] == [0, 0]
+    assert [(c.peer, c.weight) for c in found] == [(A, 5000), (B, 3000), (C, 0)]
+    assert [c.weight for c in entry_candidates(None, announced)] == [0, 0, 0]
 
 
 def test_first_picks_of_many_clients_follow_the_weights():
