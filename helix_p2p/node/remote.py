@@ -47,7 +47,7 @@ async def ask_remote_status(
         credentials=invite.credentials_for(guest.public_key),
     )
     peer = address.rpartition("/p2p/")[2]
-    with tempfile.TemporaryDirectory(prefix="helix-p2p-") as folder:
+    with tempfile.TemporaryDirectory(prefix="helix-guest-") as folder:
         transport = await Libp2pTransport.start(guest, state_dir=Path(folder), bootstrap=(address,))
         try:
             async with Requests(transport, Membership.of(lambda: admission)) as requests:

@@ -216,7 +216,7 @@ def _dial(address: str | None) -> Finding:
     from helix_p2p.net.libp2p import Libp2pTransport
 
     async def reach() -> float:
-        with tempfile.TemporaryDirectory(prefix="helix-p2p-") as folder:
+        with tempfile.TemporaryDirectory(prefix="helix-guest-") as folder:
             began_s = time.monotonic()
             transport = await Libp2pTransport.start(
                 Identity(secrets.token_bytes(32)),
