@@ -1,13 +1,16 @@
 """Whether one other member lives, from what is heard of it and what others report.
 
-A broken link, a silence or someone's report is only a reason to probe. A probe that fails is this
-peer's own evidence, which it reports; eviction needs a second witness, or much longer silence when
-nobody agrees (the idea is SWIM's, Das et al., DSN 2002, §4.2). How long a silence is suspicious
+A broken link or a silence is only a reason to probe; a report of someone else shortens the silence
+that is suspicious, no more. A probe that fails is this peer's own evidence, which it reports;
+eviction needs a second witness, or much longer silence when nobody agrees (the idea is SWIM's, Das
+et al., DSN 2002, §4.2). How long a silence is suspicious
 follows the link's own rhythm: mean and deviation of the gaps (Jacobson's estimator, SIGCOMM 1988).
+A member that others vouch for (its sequence rises at them) stays a member, though not one that this
+peer would route over.
 
-    ALIVE ──link lost, silent, reported──▶ SUSPECT ──probe fails──▶ FAILED ──a witness, or
-      ▲                                       │                       │      long silence──▶ evict
-      └───────────── anything heard ──────────┴───────────────────────┘
+    ALIVE ──link lost, silent──▶ SUSPECT ──probe fails──▶ FAILED ──witness or long silence──▶ evict
+      ▲                             │                       │
+      └──────── anything heard ─────┴───────────────────────┘
 
 Always: nobody is evicted on the word of others alone, and anything heard from a member itself
 clears every suspicion.
@@ -17,6 +20,9 @@ from enum import Enum
 
 from helix_p2p.membership.timing import MembershipTiming
 from helix_p2p.types import PeerId
+
+DOUBTED_PINGS = 1.25
+"""A member that others report is suspicious when it misses a ping and some."""
 
 
 class Condition(Enum):
@@ -54,14 +60,20 @@ class Detector:
         self._monitored_s: float | None = None
         self._probed_s: float | None = None
         self._failed_s = 0.0
-        self._reported = False
+        self._reported_s: float | None = None
         self._reports: dict[PeerId, float] = {}
+        self._doubted = False
 
     @property
     def silence_limit_s(self) -> float:
         """How long this link may be silent before it is suspicious."""
         adaptive_s = self._gap_s + 4 * self._deviation_s
         return min(max(adaptive_s, self._timing.silence_s), self._timing.silence_most_s)
+
+    @property
+    def present(self) -> bool:
+        """Whether it lives as far as anyone knows, though perhaps out of our reach."""
+        return self.condition is not Condition.FAILED or self.alive_s > self._failed_s
 
     def heard(self, now_s: float) -> None:
         """A message came from the member itself."""
@@ -75,8 +87,7 @@ class Detector:
 
     def rose(self, at_s: float) -> None:
         """Its sequence rose at `at_s`, as others pass on: it lived then."""
-        if self.condition is Condition.ALIVE or at_s > self._failed_s:
-            self.alive_s = max(self.alive_s, at_s)
+        self.alive_s = max(self.alive_s, at_s)
 
     def link_lost(self, now_s: float) -> None:
         """A stream to it broke."""
@@ -90,7 +101,7 @@ class Detector:
     def reported(self, witness: PeerId, now_s: float) -> None:
         """Another member says that it is gone."""
         self._reports[witness] = now_s
-        self._suspect(now_s)
+        self._doubted = self.condition is Condition.ALIVE
 
     def forgive(self, slept_s: float) -> None:
         """We ourselves stood still for so long; that was not the member's silence."""
@@ -114,8 +125,11 @@ class Detector:
         if self.condition is Condition.ALIVE:
             since_s = max(self.alive_s, self._monitored_s or self.alive_s)
             limit_s = self.silence_limit_s if monitored else self._timing.stale_s
+            if any(now_s - at_s < self._timing.silence_s for at_s in self._reports.values()):
+                limit_s = min(limit_s, DOUBTED_PINGS * self._timing.ping_s)
             if now_s - since_s <= limit_s:
-                return Verdict.NOTHING
+                doubted, self._doubted = self._doubted, False
+                return Verdict.PROBE if doubted else Verdict.NOTHING
             self._suspect(now_s)
         if self.condition is Condition.SUSPECT:
             if self._probed_s is None:
@@ -127,12 +141,16 @@ class Detector:
         return self._check_failed(now_s, witnesses)
 
     def _check_failed(self, now_s: float, witnesses: int) -> Verdict:
-        if not self._reported:
-            self._reported = True
-            return Verdict.REPORT
-        recent_s = now_s - 2 * self._timing.evict_s
-        agreed = any(at_s > recent_s for at_s in self._reports.values())
-        if agreed or witnesses == 0 or now_s - self._failed_s >= self._timing.evict_s:
+        evict_s = self._timing.evict_s
+        if self._reported_s is None or now_s - self._reported_s >= evict_s:
+            first = self._reported_s is None
+            self._reported_s = now_s
+            if first or self.present:
+                return Verdict.REPORT
+        last_s = max(self._failed_s, self.alive_s)
+        since_s = max(now_s - 2 * evict_s, self.alive_s)
+        agreed = any(at_s > since_s for at_s in self._reports.values())
+        if agreed or witnesses == 0 or now_s - last_s >= evict_s:
             return Verdict.EVICT
         if self._probed_s is None or now_s - self._probed_s >= self._timing.probe_s:
             self._probed_s = now_s
@@ -154,5 +172,6 @@ class Detector:
         self.condition = Condition.ALIVE
         self.alive_s = max(self.alive_s, now_s)
         self._probed_s = None
-        self._reported = False
+        self._reported_s = None
         self._reports.clear()
+        self._doubted = False

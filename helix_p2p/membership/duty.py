@@ -15,7 +15,7 @@ from helix_p2p.membership.timing import Now
 from helix_p2p.membership.view import MembershipView
 from helix_p2p.membership.voice import Voice
 from helix_p2p.planning.plan import Placement
-from helix_p2p.types import PeerId
+from helix_p2p.types import Epoch, PeerId
 
 
 class PlannerDuty:
@@ -39,6 +39,7 @@ class PlannerDuty:
         self._desk = Desk(config.timing)
         self._basis: Draft | None = None
         self._anew = False
+        self._signed_epoch = 0
 
     def begin(self, now: Now, *, anew: bool = False) -> None:
         """We plan from now on; `anew` gives a new epoch even if nothing else changes."""
@@ -76,7 +77,7 @@ class PlannerDuty:
 
     def start(self, now: Now) -> StartPlanning | SwarmTooSmall | None:
         """The job that is due, if one is; or why there is nothing to solve."""
-        epoch = next_epoch(self._adoption.highest_epoch, now.unix_s)
+        epoch = self._next_epoch(now)
         request = self._desk.take(now.s) if epoch is not None else None
         if request is None or epoch is None:
             return None
@@ -102,11 +103,12 @@ class PlannerDuty:
         unchanged = live is not None and same_decision(live.plan.placement, placement)
         if ours and unchanged and not self._anew:
             return None
-        epoch = next_epoch(self._adoption.highest_epoch, now.unix_s)
+        epoch = self._next_epoch(now)
         if epoch is None:
             self._desk.later(now.s)
             return None
         self._anew = False
+        self._signed_epoch = int(epoch)
         return sign_plan(
             self._config.identity,
             self._config.swarm,
@@ -116,6 +118,11 @@ class PlannerDuty:
             placement=placement,
             unix_s=now.unix_s,
         )
+
+    def _next_epoch(self, now: Now) -> Epoch | None:
+        """Above all we know, and never one that we signed before: that would convict us."""
+        highest = max(self._adoption.highest_epoch, self._signed_epoch)
+        return next_epoch(highest, now.unix_s)
 
     def _too_small(self) -> SwarmTooSmall:
         model = self._config.model

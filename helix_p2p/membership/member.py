@@ -27,6 +27,7 @@ from helix_p2p.membership.adoption import Adoption, Equivocation, Offer, mark_of
 from helix_p2p.membership.audit import Audit
 from helix_p2p.membership.credentials import REVOCATIONS_KIND, Role
 from helix_p2p.membership.detector import Verdict
+from helix_p2p.membership.disputes import Disputes
 from helix_p2p.membership.duty import PlannerDuty
 from helix_p2p.membership.effects import Effect, MemberMessage
 from helix_p2p.membership.election import LEASE_KIND, Election, Step, Surroundings
@@ -77,6 +78,7 @@ class Member:
         )
         self._duty = PlannerDuty(config, self.view, self._voice, self.adoption)
         self._pulls = Pulls(timing)
+        self._disputes = Disputes(timing)
         self._out: list[Effect] = []
         self._ticked_s = self._changed_s = now.s
         self._heard_s: float | None = None
@@ -193,7 +195,7 @@ class Member:
 
     def on_message(self, peer: PeerId, message: MemberMessage, now: Now) -> Effects:
         """A message from an authenticated, admitted peer."""
-        if self._left:
+        if self._left or peer in self.trust.proofs:
             return ()
         try:
             self._take(peer, message, now)
@@ -353,6 +355,7 @@ class Member:
         entry = self.view.get(gone)
         if entry is not None and peer in self.view and peer != gone:
             entry.detector.reported(peer, now.s)
+            self._disputes.add(gone, peer, now.s)
             self._check_members(now)
 
     # ── members ─────────────────────────────────────────────────────────────────────────────────
@@ -391,6 +394,9 @@ class Member:
                     self._changed_s = now.s  # wait for its answer before the first plan
             case News.NOTHING | News.REFRESHED:
                 pass
+        if owner == source and learned.news is not News.NOTHING:
+            for doubter in self._disputes.doubters(owner, now.s):
+                self._send(doubter, m.MembersReply((record,)))
 
     def _check_members(self, now: Now) -> None:
         watched = frozenset(self._talk.watched())
@@ -470,7 +476,8 @@ class Member:
         if proof is not None:
             if source != self._me:
                 self._send(source, proof)  # it does not know yet
-            if self.adoption.overtake(record, now) and self.is_planner:
+            followed = source in self.view and self.adoption.overtake(record, now)
+            if followed and self.is_planner:
                 self._duty.begin(now, anew=True)  # who followed it is to follow us
             error = PlanRejected("planner", "its key is banned")
             self._out.append(fx.PlanRefused(source, plan_hash, error))

@@ -354,7 +354,7 @@ class MembershipView:
             for entry in self
             if entry.announcement.speed is not None
             and entry.announcement.state in PLANNABLE
-            and entry.detector.condition is not Condition.FAILED
+            and entry.detector.present
             and entry.announcement.manifest_hash == self._manifest_hash
         ]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from random import Random
+from typing import TypeVar
 
 from helix_p2p import codec
 from helix_p2p.cluster.announcement import PeerState
@@ -28,6 +29,7 @@ from helix_p2p.membership.timing import MembershipTiming, Now
 from helix_p2p.planning.plan import Assignment, EdgeFlow, MinCut, Placement, SignedPlan
 from helix_p2p.types import LayerRange, PeerId
 
+E = TypeVar("E")
 SWARM = open_swarm_id_of("lab")
 START_UNIX_S = 1_800_000_000.0
 TICK_S = 0.25
@@ -123,6 +125,8 @@ class Lab:
         self.sent = 0
         self.dht: dict[tuple[str, str], tuple[bytes, float]] = {}
         self.dht_up = True
+        self.overheard: list[Signed] = []
+        self.cut: set[frozenset[PeerId]] = set()
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self.peers = [
@@ -233,6 +237,7 @@ class Lab:
                 case fx.SendTo(to, message):
                     self.send(p, to, message)
                 case fx.PublishRecord(key, subkey, record, expires_in_s):
+                    self.overheard.append(record)
                     self._store(key, subkey, codec.encode(record), expires_in_s)
                 case fx.LookUpMembers(keys):
                     self._look_up(p, keys)
@@ -251,7 +256,8 @@ class Lab:
         other = self.by_id.get(to)
         if other is None:
             return
-        if other.side != p.side or self.rng.random() < self.loss:
+        lost = self.rng.random() < self.loss
+        if lost or other.side != p.side or frozenset({p.peer, to}) in self.cut:
             return
         if other.member is None:
             self._later(p, 0.02, lambda member, now: member.on_unreachable(to, now))
@@ -330,6 +336,28 @@ class Lab:
         assert plan is not None
         able = {p.peer for p in group if p.layers}
         return {a.peer for a in plan.plan.placement.assignments} == able
+
+    def agreed(self, *, without: set[PeerId]) -> bool:
+        """Everyone alive but these holds one plan, and it counts on all of them."""
+        group = [p for p in self.live if p.peer not in without]
+        plans = {p.member.plan.hash: p.member.plan for p in group if p.member and p.member.plan}
+        if len(plans) != 1 or any(p.member is None or p.member.plan is None for p in group):
+            return False
+        [plan] = plans.values()
+        held = {a.peer for a in plan.plan.placement.assignments}
+        return {p.peer for p in group if p.layers} <= held <= self.live_ids()
+
+    def live_ids(self) -> set[PeerId]:
+        return {p.peer for p in self.live}
+
+    def told(self, kind: type[E], since_s: float = 0.0) -> list[tuple[LabPeer, E]]:
+        """Effects of one kind that honest or other machines gave, with whose they are."""
+        return [
+            (p, effect)
+            for p in self.peers
+            for t, effect in p.events
+            if t >= since_s and isinstance(effect, kind)
+        ]
 
     def planners(self) -> list[LabPeer]:
         return [p for p in self.live if p.member is not None and p.member.is_planner]

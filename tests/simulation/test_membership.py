@@ -2,6 +2,8 @@
 
 import pytest
 
+from helix_p2p.membership import effects as fx
+from tests.simulation.membership_attacks import PERSISTENT, equivocation, unleash
 from tests.simulation.membership_lab import Lab
 
 
@@ -37,3 +39,132 @@ def test_swarm_keeps_one_plan_through_crash_leave_rejoin_and_partition(seed: int
     lab.run(30)
     assert lab.converged()
     assert len(lab.planners()) == 1
+
+
+def test_lossy_swarm_evicts_nobody_in_five_quiet_minutes() -> None:
+    lab = Lab(100, 12, loss=0.05, skew_s=5, drift=0.03)
+    lab.start_all()
+    assert lab.run_until(lab.converged, 60) is not None
+    lab.run(30)
+    since_s = lab.t
+    lab.run(300)
+    assert lab.told(fx.MemberLost, since_s) == []
+    assert lab.told(fx.BecamePlanner, since_s) == []
+    assert lab.told(fx.Adopted, since_s) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_quarter_of_hostile_members_changes_nothing_for_the_honest(seed: int) -> None:
+    lab = Lab(200 + seed, 12, loss=0.05, skew_s=5, drift=0.03)
+    lab.start_all()
+    assert lab.run_until(lab.converged, 60) is not None
+    hostile = lab.rng.sample(lab.peers, 3)
+    bad = {p.peer for p in hostile}
+    since_s = lab.t
+    for evil in hostile:
+        unleash(lab, evil, PERSISTENT, every_s=1.0, until_s=lab.t + 150)
+
+    lab.run(90)
+    assert lab.agreed(without=bad), "attacked, but of one mind"
+    lab.crash(next(p for p in lab.live if p not in hostile))
+    assert lab.run_until(lambda: lab.agreed(without=bad), 60) is not None
+    crashed = {p.peer for p in lab.peers if p.member is None}
+    banned = {e.peer for p, e in lab.told(fx.Banned) if p not in hostile}
+    assert banned <= bad, "an honest peer was banned"
+    lost = {e.peer for p, e in lab.told(fx.MemberLost, since_s) if p not in hostile}
+    assert lost <= bad | crashed, "an honest peer was evicted"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_planner_that_shows_two_faces_is_banned_by_all(seed: int) -> None:
+    lab = Lab(300 + seed, 12, loss=0.05, skew_s=5, drift=0.03)
+    lab.start_all()
+    assert lab.run_until(lab.converged, 60) is not None
+    evil = lab.rng.choice(lab.peers)
+    unleash(lab, evil, (equivocation,), every_s=5.0, until_s=lab.t + 30)
+
+    def banned_by_all() -> bool:
+        others = [p for p in lab.live if p is not evil]
+        return all(p.member and evil.peer in p.member.trust.proofs for p in others)
+
+    assert lab.run_until(banned_by_all, 60) is not None
+    assert {e.peer for _, e in lab.told(fx.Banned)} == {evil.peer}
+    assert lab.run_until(lambda: lab.agreed(without={evil.peer}), 60) is not None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_broken_link_costs_nobody_its_membership(seed: int) -> None:
+    lab = Lab(400 + seed, 8, loss=0.02, skew_s=5, drift=0.01)
+    lab.start_all()
+    assert lab.run_until(lab.converged, 60) is not None
+    planner = lab.planners()[0]
+    other = next(p for p in lab.live if p is not planner)
+    lab.cut.add(frozenset({planner.peer, other.peer}))
+    since_s = lab.t
+    lab.run(180)
+    assert lab.told(fx.MemberLost, since_s) == []
+    assert lab.converged(), "both keep their layers"
+    lab.cut.clear()
+    lab.run(20)
+    assert other.member is not None
+    assert planner.peer in other.member.view.candidates()
+
+
+def test_restart_from_cached_peers_needs_no_dht() -> None:
+    lab = Lab(5, 6)
+    lab.start_all()
+    assert lab.run_until(lab.converged, 60) is not None
+    p = next(p for p in lab.live if p not in lab.planners())
+    assert p.member is not None
+    cached = p.member.records()
+    lab.dht_up = False
+    lab.crash(p)
+    assert lab.run_until(lab.converged, 30) is not None
+    member = lab.start(p)
+    lab.act(p, member.on_records(cached, p.now(lab.t)))
+    took_s = lab.run_until(lab.converged, 30)
+    assert took_s is not None
+
+
+def test_peer_whose_clock_is_minutes_off_stands_down_and_harms_nobody() -> None:
+    lab = Lab(6, 6, skew_s=2)
+    lab.peers[0].offset_s = 400.0
+    lab.start_all()
+    lab.run(60)
+    wrong = lab.peers[0]
+    assert wrong.member is not None
+    assert [e for p, e in lab.told(fx.ClockSkewed) if p is wrong]
+    assert not [e for p, e in lab.told(fx.ClockSkewed) if p is not wrong]
+    assert not wrong.member.is_planner
+    right = [p for p in lab.live if p is not wrong]
+    plans = {p.member.plan.hash for p in right if p.member and p.member.plan}
+    assert len(plans) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_churn_always_ends_in_one_plan(seed: int) -> None:
+    lab = Lab(500 + seed, 12, loss=0.05, skew_s=5, drift=0.03)
+    lab.start_all()
+    assert lab.run_until(lab.converged, 60) is not None
+    for _ in range(25):
+        lab.run(lab.rng.uniform(0.5, 12))
+        p = lab.rng.choice(lab.peers)
+        if p.member is None:
+            lab.start(p)
+        elif len(lab.live) > 4:
+            lab.rng.choice([lab.crash, lab.leave])(p)
+    assert lab.run_until(lab.converged, 60) is not None
+    assert len(lab.planners()) == 1
+
+
+def test_everyone_restarts_at_once_and_goes_on_from_the_disk() -> None:
+    lab = Lab(9, 8, loss=0.02)
+    lab.start_all()
+    assert lab.run_until(lab.converged, 60) is not None
+    before = max(p.last_order for p in lab.peers if p.last_order)
+    for p in lab.peers:
+        p.member = None
+    lab.run(5)
+    lab.start_all()
+    assert lab.run_until(lab.converged, 60) is not None
+    assert all(p.last_order and p.last_order > before for p in lab.peers)

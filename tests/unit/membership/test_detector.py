@@ -56,10 +56,32 @@ def test_word_of_others_alone_evicts_nobody() -> None:
     for number in range(20):
         detector.reported(peer(number), now_s)
     assert check(detector, now_s) is Verdict.PROBE
-    detector.heard(now_s + 0.2)
     assert detector.condition is Condition.ALIVE
+    detector.heard(now_s + 0.2)
     for step in range(30):
         assert check(detector, now_s + 0.2 + step * 0.25) is Verdict.NOTHING
+
+
+def test_report_makes_silence_suspicious_sooner() -> None:
+    detector, now_s = steady()
+    detector.reported(peer(1), now_s)
+    assert check(detector, now_s) is Verdict.PROBE
+    assert check(detector, now_s + T.ping_s) is Verdict.NOTHING
+    assert check(detector, now_s + 1.25 * T.ping_s + 0.1) is Verdict.PROBE
+    assert check(detector, now_s + 1.25 * T.ping_s + T.probe_s + 0.1) is Verdict.REPORT
+
+
+def test_member_that_others_vouch_for_stays_though_out_of_our_reach() -> None:
+    detector, now_s = steady()
+    detector.unreachable(now_s)
+    assert check(detector, now_s) is Verdict.REPORT
+    for step in range(1, 200):
+        s = now_s + step * 0.5
+        if step % 8 == 0:
+            detector.rose(s - 0.1)
+        assert check(detector, s) is not Verdict.EVICT
+        assert detector.present or s < now_s + 4
+    assert detector.condition is Condition.FAILED
 
 
 def test_nobody_to_ask_means_nobody_is_waited_for() -> None:

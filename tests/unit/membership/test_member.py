@@ -229,7 +229,7 @@ def test_rumour_of_a_death_evicts_nobody_that_answers() -> None:
     member = with_members(1, 2, 3)
     for number in (2, 3):
         member.on_message(peer(number), m.PeerGone(peer(1), leaving=False), at(1.0))
-    assert peer(1) not in member.view.candidates(), "suspected meanwhile"
+    assert peer(1) in member.view.candidates(), "a word of others is no reason to avoid it"
     member.on_message(peer(1), m.Pong(0, b"", record(1), 1, at(1.2).unix_s), at(1.2))
     for step in range(12):
         assert not of(fx.MemberLost, member.tick(at(1.25 + step * 0.25)))
@@ -289,7 +289,7 @@ def test_peer_that_has_not_looked_yet_does_not_think_itself_alone() -> None:
 
 @pytest.mark.parametrize("change", [{"may_plan": False}, {"model": None}])
 def test_bootstrap_node_never_plans(change: dict[str, object]) -> None:
-    member = make(0, **change)  # type: ignore[arg-type]
+    member = make(0, **change)
     member.on_records([], at(0))
     for step in range(400):
         assert not of(fx.BecamePlanner, member.tick(at(step * 0.25)))
@@ -340,6 +340,27 @@ def test_disk_that_cannot_be_written_ends_planning_not_the_process() -> None:
     assert of(fx.SteppedDown, effects)
     assert member.plan is None
     assert not member.is_planner
+
+
+def test_planner_never_signs_two_plans_of_one_epoch_even_when_its_first_came_to_nothing() -> None:
+    member, s, job = alone_as_planner()
+    effects = member.on_plan_solved(job.request, placement(0), at(s))
+    [first] = of(fx.PersistHighWater, effects)
+    member.on_high_water_failed(first.mark.hash, at(s))
+    s, job = until(member, fx.StartPlanning, s + 0.25, s + 30)
+    [second] = of(fx.PersistHighWater, member.on_plan_solved(job.request, placement(0), at(s)))
+    assert second.mark.epoch > first.mark.epoch
+
+
+def test_banned_key_cannot_make_the_planner_plan_over_and_over() -> None:
+    member, s, job = alone_as_planner()
+    persist(member, member.on_plan_solved(job.request, placement(0), at(s)), s)
+    one, two = plan(1, salt=0.0), plan(1, salt=1.0)
+    member.on_message(peer(1), m.PushProof(one.record, two.record), at(s))
+    for n in range(1, 40):
+        spam = m.PushPlan(plan(1, EPOCH + n).record)
+        assert member.on_message(peer(1), spam, at(s + n / 4)) == ()
+        assert not of(fx.StartPlanning, member.tick(at(s + n / 4)))
 
 
 def test_planner_that_returns_with_its_own_plan_takes_up_its_duty() -> None:
