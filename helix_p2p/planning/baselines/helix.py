@@ -35,6 +35,9 @@ LINKS_KEPT = 12
 Solver = Callable[..., MilpSolution]
 """As `highs.solve`."""
 
+PEERS_LIMIT = 300
+"""It has a flow and a binary for every pair; the paper's largest cluster has 42 peers."""
+
 DEADLINE_S = 60.0
 """Where none is given."""
 
@@ -82,6 +85,7 @@ def plan_milp(
 
     Raises:
         SwarmTooSmall: The peers together cannot hold the model.
+        SolverError: There are more than `PEERS_LIMIT` peers.
         Cancelled: `options.cancelled` said so.
     """
     elapsed_s = stopwatch(options)
@@ -91,6 +95,8 @@ def plan_milp(
     rows = [r for r in range(len(capacities.peers)) if len(rates_of(capacities, r)) > 1]
     if not rows:
         raise SwarmTooSmall(total_peers=len(snapshot.peers))
+    if len(rows) > PEERS_LIMIT:
+        raise SolverError(f"Helix's MILP is for up to {PEERS_LIMIT} peers, not {len(rows)}")
     begun = _start(snapshot, capacities, rows, live, partial=partial)
     keep = LINKS_KEPT if len(rows) > LINKS_KEPT + 1 else None
     ways = ways_of(snapshot, rows, keep=keep, also=begun.used if begun is not None else ())

@@ -236,7 +236,7 @@ class Start:
 
 
 def start_values(milp: Milp, starts: list[int], ends: list[int]) -> Start | None:
-    """A feasible solution from ranges; None where they are none.
+    """A feasible solution from ranges, cut to what fits; None where they are none.
 
     Args:
         milp: The problem; only its rates, ways and kind matter.
@@ -246,9 +246,14 @@ def start_values(milp: Milp, starts: list[int], ends: list[int]) -> Start | None
     values: dict[str, float] = {}
     graph = nx.DiGraph()
     graph.add_nodes_from(("in", "out"))
+    if any(end > milp.layers for end in ends):
+        return None
+    # Every peer must hold a layer, and no more than its rates allow.
+    ends = [
+        begin + min(max(1, end - begin), len(rate) - 1)
+        for begin, end, rate in zip(starts, ends, milp.rates, strict=True)
+    ]
     for i, (rate, begin, end) in enumerate(zip(milp.rates, starts, ends, strict=True)):
-        if not 0 < end - begin < len(rate):
-            return None
         values[f"s_{i}"] = begin
         values |= {f"b_{i}_{k}": float(k == end - begin) for k in range(1, len(rate))}
         graph.add_edge((i, 0), (i, 1), capacity=int(rate[end - begin] * MTOKENS))
