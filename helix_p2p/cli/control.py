@@ -29,7 +29,7 @@ def socket_path(state_dir: Path) -> Path:
     if len(os.fsencode(path)) <= _LONGEST_PATH_BYTES:
         return path
     short = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"helix-p2p-{os.getuid()}-{short}.sock"
+    return Path(tempfile.gettempdir()) / f"helix-status-{os.getuid()}-{short}.sock"
 
 
 @contextlib.asynccontextmanager

@@ -1,5 +1,6 @@
 """A guest with an invite asks a node over real libp2p; without one it is told nothing."""
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -40,7 +41,7 @@ async def node(folder: Path) -> AsyncIterator[str]:
     assert admission.swarm == swarm_id_of(ROOT.public_key)
     transport = await Libp2pTransport.start(NODE, state_dir=folder)
     service = ControlService(
-        plan=lambda _hash: None, members=tuple, files={}, status=lambda: STATUS
+        plan=lambda _hash: None, members=tuple, files={}, status=lambda: json.dumps(STATUS).encode()
     )
     try:
         await serve_requests(transport, Membership.of(lambda: admission), service.answer)
