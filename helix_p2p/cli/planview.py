@@ -88,6 +88,11 @@ def show(parts: Parts, console: Console, *, explain: bool) -> None:
         console.print(f"[bold]Why not more:[/] {escape(cut_words(placement.min_cut, placement))}")
     else:
         console.print(_placement_table(parts))
+        held = {assignment.peer for assignment in placement.assignments}
+        idle = [profile.peer for profile in snapshot.peers if profile.peer not in held]
+        if idle:
+            more = f" and {len(idle) - 12} more" if len(idle) > 12 else ""
+            console.print(f"without layers: {escape(', '.join(idle[:12]))}{more}")
     if parts.compared:
         console.print("\n[bold]All planners[/], flow and what they would serve in tokens/s:")
         console.print(_compare_table(parts))
