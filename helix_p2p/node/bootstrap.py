@@ -24,7 +24,7 @@ from helix_p2p.node.config import BootstrapConfig
 from helix_p2p.node.events import NodeEvent, OnEvent, ignore
 from helix_p2p.node.joining import Belonging, found_swarm
 from helix_p2p.node.narrator import narrate
-from helix_p2p.node.presence import Place, Presence, presence
+from helix_p2p.node.presence import Place, Presence, presence, reaching
 from helix_p2p.node.shared_files import read_shared_files
 from helix_p2p.node.state import StateDir
 from helix_p2p.node.status import NodeStatus, plan_status
@@ -90,7 +90,10 @@ class BootstrapNode:
                 files=read_shared_files(folder, manifest),
             )
             node = cls(config, belonging, manifest, on_event)
-            async with presence(place, node._observe, node.status) as here:
+            async with (
+                reaching(identity, belonging, config.network, state) as transport,
+                presence(place, transport, node._observe, node.status) as here,
+            ):
                 node._here = here
                 node._announce()
                 try:

@@ -43,7 +43,7 @@ from helix_p2p.node.lending import Loan, lend
 from helix_p2p.node.loading import Held, LayerLoader
 from helix_p2p.node.measuring import WayMeter, Ways
 from helix_p2p.node.narrator import narrate
-from helix_p2p.node.presence import Place, Presence, presence, require
+from helix_p2p.node.presence import Place, Presence, presence, reaching, require
 from helix_p2p.node.serving import Serving
 from helix_p2p.node.shared_files import read_shared_files
 from helix_p2p.node.state import StateDir
@@ -102,19 +102,20 @@ class PeerNode:
             invite = usable_invite(config.invite, time.time()) if config.invite else None
             manifest, folder = await asyncio.to_thread(_find, config, invite)
             belonging = _belong(config, invite, identity, manifest)
-            on_event(NodeEvent("measuring", "finding the device and measuring its speed"))
-            loan = await asyncio.to_thread(lend, config, folder, manifest)
-            on_event(_measured(loan))
-            node = cls(config, belonging, loan, on_event)
-            try:
+            async with reaching(identity, belonging, config.network, state) as transport:
+                on_event(NodeEvent("measuring", "finding the device and measuring its speed"))
+                loan = await asyncio.to_thread(lend, config, folder, manifest)
+                on_event(_measured(loan))
+                node = cls(config, belonging, loan, on_event)
                 place = node._place(identity, state, read_shared_files(folder, manifest))
-                async with (
-                    presence(place, node._observe, node.status) as here,
-                    node._serve(here),
-                ):
-                    yield node
-            finally:
-                await node._compute.close()
+                try:
+                    async with (
+                        presence(place, transport, node._observe, node.status) as here,
+                        node._serve(here),
+                    ):
+                        yield node
+                finally:
+                    await node._compute.close()
 
     @property
     def serving(self) -> Serving:

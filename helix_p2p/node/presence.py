@@ -168,40 +168,55 @@ class Presence:
 
 
 @contextlib.asynccontextmanager
-async def presence(
-    place: Place,
-    observe: Callable[[Effect], None],
-    status: Callable[[], NodeStatus],
-) -> AsyncIterator[Presence]:
-    """Enter the network, find the swarm, answer questions.
-
-    Args:
-        place: Where and as whom.
-        observe: Told what membership finds out.
-        status: Says how this node is.
+async def reaching(
+    identity: Identity, belonging: Belonging, network: NetworkConfig, state: StateDir
+) -> AsyncIterator[Libp2pTransport]:
+    """Be on the network, with a way into the swarm.
 
     Raises:
         ConfigError: A port is in use, or an address malformed.
         PeerUnreachable: None of the bootstrap nodes or known peers answered.
     """
-    network, belonging = place.network, place.belonging
-    known = tuple(a for a in place.state.known_peers() if network.behind_nat or "127.0.0.1" in a)
+    transport = await Libp2pTransport.start(
+        identity,
+        state_dir=state.path,
+        listen=(f"/ip{_version(network.host)}/{network.host}/tcp/{network.port}",),
+        bootstrap=_ways_in(belonging, network, state),
+        announce=network.announce,
+        nat=network.behind_nat,
+    )
+    try:
+        yield transport
+    finally:
+        await asyncio.shield(transport.close())
+
+
+@contextlib.asynccontextmanager
+async def presence(
+    place: Place,
+    transport: Libp2pTransport,
+    observe: Callable[[Effect], None],
+    status: Callable[[], NodeStatus],
+) -> AsyncIterator[Presence]:
+    """Be a member: find the others, answer questions.
+
+    Args:
+        place: Where and as whom.
+        transport: See `reaching`.
+        observe: Told what membership finds out.
+        status: Says how this node is.
+
+    Raises:
+        PeerUnreachable: Nobody answers in the DHT.
+    """
+    belonging = place.belonging
+    rules = RecordRules(belonging.swarm, belonging.root_public_key)
     async with contextlib.AsyncExitStack() as stack:
-        transport = await Libp2pTransport.start(
-            place.identity,
-            state_dir=place.state.path,
-            listen=(f"/ip{_version(network.host)}/{network.host}/tcp/{network.port}",),
-            bootstrap=(*belonging.bootstrap, *known),
-            announce=network.announce,
-            nat=network.behind_nat,
-        )
-        stack.push_async_callback(transport.close)
-        rules = RecordRules(belonging.swarm, belonging.root_public_key)
         directory = await Libp2pDirectory.start(
             transport,
             keys=allowed_keys(belonging.swarm),
             check=_checker(rules),
-            bootstrap=(*belonging.bootstrap, *known),
+            bootstrap=_ways_in(belonging, place.network, place.state),
         )
         stack.push_async_callback(directory.close)
         here = Presence(place, transport, directory, observe, status)
@@ -215,6 +230,12 @@ async def presence(
         tasks.start(here.keep_house())
         tasks.start(_watch_daemon(transport))
         yield here
+
+
+def _ways_in(belonging: Belonging, network: NetworkConfig, state: StateDir) -> tuple[str, ...]:
+    """Bootstrap nodes first, then members known from before, so that a restart needs no node."""
+    known = (a for a in state.known_peers() if network.behind_nat or "/127.0.0.1/" in a)
+    return tuple(dict.fromkeys((*belonging.bootstrap, *known)))
 
 
 def require(role: Role, belonging: Belonging) -> Membership:
