@@ -94,9 +94,14 @@ class Detector:
         self._suspect(now_s)
 
     def unreachable(self, now_s: float) -> None:
-        """It could not be dialled: the probe has failed already."""
-        self._suspect(now_s)
-        self._fail(now_s)
+        """A message could not be delivered; that counts when it was the probe.
+
+        Before a probe it may only mean that an old stream broke.
+        """
+        if self.condition is Condition.SUSPECT and self._probed_s is not None:
+            self._fail(now_s)
+        else:
+            self._suspect(now_s)
 
     def reported(self, witness: PeerId, now_s: float) -> None:
         """Another member says that it is gone."""
@@ -150,7 +155,8 @@ class Detector:
         last_s = max(self._failed_s, self.alive_s)
         since_s = max(now_s - 2 * evict_s, self.alive_s)
         agreed = any(at_s > since_s for at_s in self._reports.values())
-        if agreed or witnesses == 0 or now_s - last_s >= evict_s:
+        patience_s = self._timing.probe_s if witnesses == 0 else evict_s
+        if agreed or now_s - last_s >= patience_s:
             return Verdict.EVICT
         if self._probed_s is None or now_s - self._probed_s >= self._timing.probe_s:
             self._probed_s = now_s

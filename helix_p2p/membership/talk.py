@@ -17,6 +17,7 @@ from helix_p2p.membership.voice import Voice
 from helix_p2p.types import PeerId
 
 CONTACTS_PER_TICK = 16
+LOST_PER_ROUND = 2
 LOOK_UP_STRETCH_MEMBERS = 1000
 """Above so many members the DHT is read less often, in proportion: one read costs 1 kB a member."""
 
@@ -81,7 +82,8 @@ class Talk:
         if told or now.s >= self._ping_due_s:
             self._ping_due_s = now.s + self._timing.ping_s
             self._voice.renew(self._adoption.current, now)
-            out += [self.ping(peer, now) for peer in self.targets()]
+            called = [*self.targets(), *self._view.lost_to_ping(LOST_PER_ROUND)]
+            out += [self.ping(peer, now) for peer in called]
         contacts = self._view.contacts_to_ping(now.s, CONTACTS_PER_TICK)
         out += [self.ping(peer, now) for peer in contacts]
         if told or now.s >= self._publish_due_s:

@@ -33,6 +33,8 @@ WEIGHTY_CHANGE = 0.2
 
 
 CONTACT_TRIES = 4
+LOST_KEPT_S = 600.0
+"""Longer than any record lives, and than most partitions last."""
 READMIT_S = 60.0
 """How often a member's certificate is checked again, for its expiry."""
 
@@ -69,11 +71,13 @@ class _Tombstone:
     order: tuple[int, int]
     gone_s: float
     heard_only: bool
+    addresses: tuple[str, ...]
 
 
 @dataclass(slots=True)
 class _Contact:
     order: tuple[int, int]
+    addresses: tuple[str, ...]
     asked_s: float | None = None
     tries: int = 0
 
@@ -153,6 +157,21 @@ class MembershipView:
                 due.append(peer)
         return due
 
+    def lost_to_ping(self, most: int) -> list[PeerId]:
+        """Members that fell silent, in turn: when a partition heals, someone has to call first."""
+        lost = [peer for peer, stone in self._gone.items() if stone.heard_only][:most]
+        for peer in lost:
+            self._gone[peer] = self._gone.pop(peer)
+        return lost
+
+    def addresses_of(self, peer: PeerId) -> tuple[str, ...]:
+        """Where a member, a contact or a lost member said it is reached."""
+        entry = self._members.get(peer)
+        if entry is not None:
+            return entry.announcement.addresses
+        other = self._contacts.get(peer) or self._gone.get(peer)
+        return other.addresses if other is not None else ()
+
     # ── learning ────────────────────────────────────────────────────────────────────────────────
 
     def learn(self, record: Signed, now: Now, *, direct: bool) -> Learned | None:
@@ -198,7 +217,7 @@ class MembershipView:
 
     def _leave(self, peer: PeerId, said: Announcement, now: Now) -> Learned:
         was_member = peer in self._members
-        self._bury(peer, said.order, now.s, heard_only=False)
+        self._bury(peer, said, now.s, heard_only=False)
         return Learned(News.LEFT if was_member else News.NOTHING, said)
 
     def _update(
@@ -232,7 +251,7 @@ class MembershipView:
             if seen is not None and not rises:
                 return Learned(News.NOTHING, said)
             if len(self._contacts) < self._most_members:
-                self._contacts[peer] = _Contact(said.order)
+                self._contacts[peer] = _Contact(said.order, said.addresses)
             return Learned(News.CONTACT, said)
         if len(self._members) >= self._most_members:
             raise RecordRejected(f"more than {self._most_members} members are not kept")
@@ -298,14 +317,12 @@ class MembershipView:
         """
         entry = self._members.get(peer)
         if entry is not None:
-            self._bury(peer, entry.announcement.order, now.s, heard_only=heard_only)
+            self._bury(peer, entry.announcement, now.s, heard_only=heard_only)
 
-    def _bury(
-        self, peer: PeerId, order: tuple[int, int], now_s: float, *, heard_only: bool
-    ) -> None:
+    def _bury(self, peer: PeerId, said: Announcement, now_s: float, *, heard_only: bool) -> None:
         self._members.pop(peer, None)
         self._contacts.pop(peer, None)
-        self._gone[peer] = _Tombstone(order, now_s, heard_only)
+        self._gone[peer] = _Tombstone(said.order, now_s, heard_only, said.addresses)
 
     def forgive(self, slept_s: float) -> None:
         """This peer itself stood still for so long."""
@@ -313,8 +330,8 @@ class MembershipView:
             entry.detector.forgive(slept_s)
 
     def expire(self, now: Now) -> None:
-        """Forget tombstones whose records can no longer be anywhere."""
-        limit_s = 2 * max(self._timing.stale_s, self._timing.record_life_s)
+        """Forget those who are gone for long; their records can no longer be anywhere."""
+        limit_s = LOST_KEPT_S
         for peer in [p for p, stone in self._gone.items() if now.s - stone.gone_s > limit_s]:
             del self._gone[peer]
 

@@ -73,6 +73,8 @@ def test_report_makes_silence_suspicious_sooner() -> None:
 
 def test_member_that_others_vouch_for_stays_though_out_of_our_reach() -> None:
     detector, now_s = steady()
+    detector.link_lost(now_s)
+    assert check(detector, now_s) is Verdict.PROBE
     detector.unreachable(now_s)
     assert check(detector, now_s) is Verdict.REPORT
     for step in range(1, 200):
@@ -87,8 +89,20 @@ def test_member_that_others_vouch_for_stays_though_out_of_our_reach() -> None:
 def test_nobody_to_ask_means_nobody_is_waited_for() -> None:
     detector, now_s = steady()
     detector.unreachable(now_s)
-    assert check(detector, now_s, witnesses=0) is Verdict.REPORT
-    assert check(detector, now_s, witnesses=0) is Verdict.EVICT
+    assert check(detector, now_s, witnesses=0) is Verdict.PROBE
+    detector.unreachable(now_s + 0.1)
+    assert check(detector, now_s + 0.1, witnesses=0) is Verdict.REPORT
+    assert check(detector, now_s + 0.2, witnesses=0) is Verdict.NOTHING
+    assert check(detector, now_s + 0.1 + T.probe_s, witnesses=0) is Verdict.EVICT
+
+
+def test_one_message_that_was_not_delivered_may_be_the_old_streams_fault() -> None:
+    detector, now_s = steady()
+    detector.unreachable(now_s)
+    assert detector.condition is Condition.SUSPECT
+    assert check(detector, now_s) is Verdict.PROBE
+    detector.heard(now_s + 0.1)
+    assert check(detector, now_s + 0.2) is Verdict.NOTHING
 
 
 def test_broken_link_to_a_living_member_is_forgotten_when_it_answers() -> None:
