@@ -12,6 +12,7 @@ no pairwise link binds (docs/planning.md).
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +74,11 @@ class Capacities:
         numbers: dict[bytes, int] = {}
         rows = [numbers.setdefault(row.tobytes(), len(numbers)) for row in flat]
         return np.array(rows, dtype=np.int64)
+
+    @cached_property
+    def remembered(self) -> dict[Any, Any]:
+        """What searches derive from this table once and use again."""
+        return {}
 
     def of(self, peer: int, layers: LayerRange) -> int:
         """Capacity of the peer in row `peer` when it holds `layers`; 0 when they do not fit."""

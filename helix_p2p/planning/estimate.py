@@ -53,13 +53,16 @@ class Estimate:
     limit: str
 
 
+NOT_ESTIMATED = Estimate(0.0, 0.0, 0.0, 0.0, 0.0, "none")
+
+
 def estimate(
     snapshot: Snapshot, assignments: Iterable[Assignment], flows: Iterable[EdgeFlow]
 ) -> Estimate:
     """Estimate a placement under its flow."""
     load = _load_of(snapshot, assignments, tuple(flows))
     if load is None:
-        return Estimate(0.0, 0.0, 0.0, 0.0, 0.0, "none")
+        return NOT_ESTIMATED
     light = load.cycle_s(min(1e-6, load.flow))
     top = _highest(load)
     if top * load.cycle_s(top) <= load.requests:

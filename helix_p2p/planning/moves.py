@@ -10,7 +10,7 @@ import numpy as np
 
 from helix_p2p.planning.capacity import Capacities, Ints
 from helix_p2p.planning.coverage import Layout, coverage
-from helix_p2p.planning.recreate import Choices, choices_of
+from helix_p2p.planning.recreate import choices_of
 
 
 class Moves:
@@ -24,11 +24,7 @@ class Moves:
 
     def __init__(self, capacities: Capacities, bound: int, random: Random) -> None:
         self._capacities, self._bound, self._random = capacities, bound, random
-        by_kind: dict[int, Choices] = {}
-        for row, kind in enumerate(capacities.kind):
-            if int(kind) not in by_kind:
-                by_kind[int(kind)] = choices_of(capacities, row)
-        self._choices = [by_kind[int(kind)] for kind in capacities.kind]
+        self._choices = [choices_of(capacities, row) for row in range(len(capacities.peers))]
         self._usable = [row for row, c in enumerate(self._choices) if c.starts.size]
 
     def changed(self, layout: Layout) -> Layout:

@@ -16,10 +16,10 @@ from random import Random
 
 from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.errors import Cancelled, ConfigError
-from helix_p2p.planning.capacity import MTOKENS, Capacities, capacities_of
+from helix_p2p.planning.capacity import MTOKENS, Capacities, Ints, capacities_of
 from helix_p2p.planning.cheapest import cheapest_flow
 from helix_p2p.planning.coverage import Layout, layout_of, value_of
-from helix_p2p.planning.estimate import Estimate, estimate
+from helix_p2p.planning.estimate import NOT_ESTIMATED, Estimate, estimate
 from helix_p2p.planning.flow import Routing, route_flow
 from helix_p2p.planning.moves import Moves
 from helix_p2p.planning.plan import Placement
@@ -37,8 +37,10 @@ LEAST_OF_GREEDY = 0.92
 LEAST_WARM = 0.93
 """Below this share of the bound a warm start is not trusted alone, and a fresh search runs too."""
 
-PEERS_PER_REGION = 40
-"""Smaller regions lose flow: a few dozen peers fill every layer within 3 % of the bound."""
+PEERS_PER_REGION = 20
+"""Smaller regions lose too much flow: of 200 home peers, 7 regions of 22 and more lose 2.7 %."""
+
+REGION_SPLITS = 3
 
 POLISHED_PEERS = 64
 """Up to this many peers every finalist's flow is made the cheapest; beyond, only the chosen one's
@@ -148,6 +150,13 @@ def plan(
     return _Run(snapshot, options, live, on_progress).placement()
 
 
+def _spread(splits: list[list[Ints]], count: int) -> list[list[Ints]]:
+    """The first, the last and what lies evenly between."""
+    if len(splits) <= count:
+        return splits
+    return [splits[round(n * (len(splits) - 1) / (count - 1))] for n in range(count)]
+
+
 @dataclass
 class _Finalist:
     layout: Layout
@@ -187,12 +196,12 @@ class _Run:
         flow_only = self.options.objective == Objective.FLOW
         finalists = [self._finalist(portfolio.baseline, "greedy")]
         if self.held is not None:
-            finalists += self._warm(self.held, 0.9 if flow_only else 0.6)
+            finalists += self._warm(self.held, 0.85 if flow_only else 0.6)
         warm = max((f.routing.value_mtokens_per_s for f in finalists[1:]), default=0)
         if warm < LEAST_WARM * portfolio.bound:
             timed_proof = flow_only and portfolio.timed
             portfolio.find_flow(
-                0.9 if flow_only and self.held is None else 0.4,
+                0.9 if flow_only and self.held is None else 0.35,
                 widest=WIDEST_PROOF if timed_proof else WIDEST,
             )
             finalists.append(self._finalist(portfolio.best, portfolio.name))
@@ -204,7 +213,7 @@ class _Run:
         if not flow_only and len(self.capacities.peers) <= POLISHED_PEERS:
             chosen = self._polished(chosen, finalists[0])
         routing = chosen.routing
-        if not self._late(1.0):
+        if not self._late(0.93):
             routing = cheapest_flow(self.snapshot, self.capacities, chosen.layout, known=routing)
         return Placement(
             assignments=chosen.layout.assignments(self.capacities),
@@ -229,15 +238,15 @@ class _Run:
     def _over_links(self, portfolio: Portfolio) -> list[_Finalist]:
         flow_only = self.options.objective == Objective.FLOW
         starts = [portfolio.best, portfolio.baseline]
-        met = portfolio.meet_links(starts, 0.95 if flow_only else 0.7)
+        met = portfolio.meet_links(starts, 0.95 if flow_only else 0.55)
         return [] if met is None else [self._finalist(met, "annealing")]
 
     def _shallower(self, portfolio: Portfolio) -> list[_Finalist]:
         found = []
         for number, share in enumerate(SHORTEST_SHARES):
-            if self._late(0.8):
+            if self._late(0.6):
                 break
-            until = 0.4 + 0.4 * (number + 1) / len(SHORTEST_SHARES)
+            until = 0.35 + 0.25 * (number + 1) / len(SHORTEST_SHARES)
             layout = portfolio.recreate(
                 portfolio.best,
                 until=until,
@@ -253,13 +262,16 @@ class _Run:
         if self.held is not None:
             return []  # a live placement keeps its shape; regions would move nearly all of it
         splits = region_splits(self.snapshot, self.capacities)
-        large = [s for s in splits if min(rows.size for rows in s) >= PEERS_PER_REGION // 2]
-        chosen = (large[:1] + large[-1:] if len(large) > 1 else large) or splits[:1]
+        large = [s for s in splits if min(rows.size for rows in s) >= PEERS_PER_REGION]
+        chosen = _spread(large, REGION_SPLITS) or splits[:1]
         found = []
-        for split in chosen:
-            if self._late(0.9):
+        for number, split in enumerate(chosen):
+            begin, until = (0.6 + 0.3 * (number + more) / len(chosen) for more in (0, 1))
+            if self._late(until):
                 break
-            layout = portfolio.per_region(split, 0.95, SHORTEST_SHARES[0])
+            layout = portfolio.per_region(
+                split, begin=begin, until=until, shortest_share=SHORTEST_SHARES[0]
+            )
             if value_of(self.capacities, layout) > 0:
                 found.append(self._finalist(layout, f"{len(split)} regions", polished=True))
         return found
@@ -270,6 +282,8 @@ class _Run:
             polished or len(self.capacities.peers) <= POLISHED_PEERS
         ):
             routing = cheapest_flow(self.snapshot, self.capacities, layout, known=routing)
+        if self.options.objective == Objective.FLOW:
+            return _Finalist(layout, routing, NOT_ESTIMATED, name)
         guess = estimate(self.snapshot, layout.assignments(self.capacities), routing.flows)
         return _Finalist(layout, routing, guess, name)
 
@@ -313,7 +327,7 @@ class _Run:
             return (float("-inf"), 0.0)
         match Objective(self.options.objective):
             case Objective.FLOW:
-                return (flow - moved, -finalist.estimate.mean_stages)
+                return (flow - moved, 0.0)
             case Objective.LATENCY:
                 return (-finalist.estimate.light_token_s * (1 + moved / flow), flow)
             case Objective.THROUGHPUT:
@@ -339,6 +353,8 @@ class _Run:
             solve_s=0.0,
         )
         rate = finalist.estimate.throughput_tokens_per_s
+        if self.options.objective == Objective.FLOW:
+            rate = finalist.routing.value_mtokens_per_s / MTOKENS
         return lost_tokens(self.snapshot, self.live, proposed, rate) / self.options.payback_s
 
     def _now_s(self) -> float:

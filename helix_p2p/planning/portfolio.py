@@ -215,8 +215,10 @@ class Portfolio:
                 break
         return None if best is None else best.best
 
-    def per_region(self, regions: list[Ints], until: float, shortest_share: float) -> Layout:
-        """Plan each region for itself and put the plans side by side."""
+    def per_region(
+        self, regions: list[Ints], *, begin: float, until: float, shortest_share: float
+    ) -> Layout:
+        """Plan each region for itself, between two shares of the time, side by side."""
         count = len(self.capacities.peers)
         starts, ends = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
         for number, rows in enumerate(regions):
@@ -237,7 +239,9 @@ class Portfolio:
                 prices=prices,
             )
             done = (number + 1) / len(regions)
-            self._run(search, f"region {number + 1} of {len(regions)}", until * done)
+            self._run(
+                search, f"region {number + 1} of {len(regions)}", begin + (until - begin) * done
+            )
             found = search.best if search.value > 0 else start
             starts[rows], ends[rows] = found.starts, found.ends
         return Layout(starts, ends)

@@ -69,7 +69,7 @@ def _grid(layers: int) -> _Grid:
 def choices_of(
     capacities: Capacities, peer: int, shortest_share: float = 0.0, most_lengths: int = 0
 ) -> Choices:
-    """The ranges of one peer.
+    """The ranges of one peer; peers of one kind share them, and every search of one table does.
 
     Args:
         capacities: The table.
@@ -77,6 +77,16 @@ def choices_of(
         shortest_share: Leave out ranges shorter than this share of the peer's longest.
         most_lengths: Keep about so many lengths, most of them among the most useful; 0 keeps all.
     """
+    key = (int(capacities.kind[peer]), shortest_share, most_lengths)
+    known: dict[tuple[int, float, int], Choices] = capacities.remembered
+    if key not in known:
+        known[key] = _choices_of(capacities, peer, shortest_share, most_lengths)
+    return known[key]
+
+
+def _choices_of(
+    capacities: Capacities, peer: int, shortest_share: float, most_lengths: int
+) -> Choices:
     grid = _grid(capacities.layers)
     table, longest = capacities.mtokens_per_s[peer], capacities.longest[peer]
     least = np.maximum(1, np.ceil(shortest_share * longest).astype(np.int64))
@@ -130,6 +140,7 @@ class Search:
         held: The live layout, whose layers need no fetching.
         move_penalty: Deficit (thousandths of a token per second) that one fetched layer weighs.
         shortest_share: See `choices_of`.
+        prices: What a missing token per second weighs in each layer; empty for equally much.
     """
 
     capacities: Capacities
@@ -139,19 +150,14 @@ class Search:
     held: Layout | None = None
     move_penalty: float = 0.0
     shortest_share: float = 0.0
-    most_lengths: int = 0
     prices: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self._weights = layer_weights(self.capacities.layers, self.prices)
-        by_kind: dict[int, Choices] = {}
-        kinds = self.capacities.kind
-        for row, kind in enumerate(kinds):
-            if int(kind) not in by_kind:
-                by_kind[int(kind)] = choices_of(
-                    self.capacities, row, self.shortest_share, self.most_lengths
-                )
-        self._choices = [by_kind[int(kind)] for kind in kinds]
+        self._choices = [
+            choices_of(self.capacities, row, self.shortest_share)
+            for row in range(len(self.capacities.peers))
+        ]
         self._usable = [row for row, c in enumerate(self._choices) if c.starts.size]
         self.start = self._allowed(self.start)
         self._starts, self._ends = self.start.starts.copy(), self.start.ends.copy()
@@ -295,6 +301,9 @@ def fetched_layers(held: Layout, starts: Ints, ends: Ints) -> Ints:
     return fetched
 
 
+GREEDY_LENGTHS = 16
+"""Lengths that greedy looks at; validators run it, so it must be quick."""
+
 LEAST_WEIGHT = 0.05
 
 
@@ -312,7 +321,6 @@ def greedy(
     capacities: Capacities,
     aim: int,
     prices: tuple[int, ...] = (),
-    known: dict[int, Choices] | None = None,
 ) -> Layout:
     """Each peer once, strongest first, where it fills the most deficit; no chance in it.
 
@@ -320,7 +328,6 @@ def greedy(
         capacities: The table.
         aim: Each layer is filled up to this.
         prices: What the layers weigh; empty for equally much.
-        known: Choices by kind from an earlier call, added to.
     """
     weights = layer_weights(capacities.layers, prices)
     lengths = np.arange(capacities.layers + 1, dtype=np.int64)
@@ -329,12 +336,8 @@ def greedy(
     count = len(capacities.peers)
     starts, ends = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
     covered = np.zeros(capacities.layers, dtype=np.int64)
-    by_kind = {} if known is None else known
     for row in (int(r) for r in order):
-        kind = int(capacities.kind[row])
-        if kind not in by_kind:
-            by_kind[kind] = choices_of(capacities, row, most_lengths=16)
-        choices = by_kind[kind]
+        choices = choices_of(capacities, row, most_lengths=GREEDY_LENGTHS)
         if not choices.starts.size:
             continue
         gains = choices.gains(np.maximum(0, aim - covered), weights)
@@ -347,8 +350,5 @@ def greedy(
 
 def greedy_baseline(capacities: Capacities, bound: int) -> Layout:
     """The best of a few aims; the same everywhere, so a validator may compare with it."""
-    known: dict[int, Choices] = {}
-    layouts = [
-        greedy(capacities, max(1, bound * share // 100), known=known) for share in (100, 90, 75, 50)
-    ]
+    layouts = [greedy(capacities, max(1, bound * share // 100)) for share in (100, 90, 75, 50)]
     return max(layouts, key=lambda layout: int(coverage(capacities, layout).min()))
