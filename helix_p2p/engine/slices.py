@@ -19,6 +19,7 @@ from transformers.utils import logging as _transformers_logging
 
 from helix_p2p.engine.architecture import Absent, Architecture
 from helix_p2p.engine.checkpoint import Checkpoint, layer_of, renumber
+from helix_p2p.engine.packed_linear import PackedLinear, pack
 from helix_p2p.errors import ModelError, OutOfMemory
 
 GROUPS = 8
@@ -95,13 +96,18 @@ def load_slice(
             load(group, ends=False)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemory(f"no memory for {len(indices)} layers on {device}") from error
+    for name in architecture.head if end else ():
+        shell.set_submodule(name, pack(shell.get_submodule(name)))
     return LoadedSlice(layers, shell, start, end)
 
 
 def weight_bytes(modules: Sequence[nn.Module]) -> int:
     """Memory of all parameters, tensors that share it counted once."""
-    sizes = {}
+    sizes: dict[tuple[int, int], int] = {}
     for module in modules:
+        for part in module.modules():
+            if isinstance(part, PackedLinear):
+                sizes[id(part), 0] = part.weight_bytes
         for parameter in module.parameters():
             storage = parameter.untyped_storage()
             sizes[storage.data_ptr(), storage.nbytes()] = storage.nbytes()

@@ -21,6 +21,7 @@ from helix_p2p.engine.attention import PackedAttention, Row
 from helix_p2p.engine.checkpoint import open_checkpoint
 from helix_p2p.engine.contract import PreparedLayers, StepResult, StepRow
 from helix_p2p.engine.kv import KvPool
+from helix_p2p.engine.packed_linear import PackedLinear
 from helix_p2p.engine.sampling import sample
 from helix_p2p.engine.slices import Head, LoadedSlice, Span, load_slice, weight_bytes
 from helix_p2p.engine.spec import kv_geometry, spec_of
@@ -195,9 +196,10 @@ class TorchEngine:
         """Hold a tensor that is tied once where both ends are here."""
         if self._shell is not None and self._start and self._end:
             for target, source in self._architecture.tied.items():
-                owner, _, name = target.rpartition(".")
-                parameter = self._shell.get_parameter(source)
-                setattr(self._shell.get_submodule(owner), name, parameter)
+                path, _, name = target.rpartition(".")
+                owner = self._shell.get_submodule(path)
+                if not isinstance(owner, PackedLinear):
+                    setattr(owner, name, self._shell.get_parameter(source))
 
     def _paths_before(self) -> tuple[str, ...]:
         architecture = self._architecture
