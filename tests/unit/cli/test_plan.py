@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from helix_p2p.cli.plan import plan
+from helix_p2p.cli.plan import OBJECTIVES, OURS, PLANNERS, plan
 from helix_p2p.errors import ConfigError, SwarmTooSmall
+from helix_p2p.planning.baselines import BASELINES
+from helix_p2p.planning.planner import Objective
 
 EXAMPLE = str(Path(__file__).parents[3] / "examples/home-swarm.toml")
 
@@ -141,3 +143,9 @@ def test_ctrl_c_keeps_the_best_plan_so_far() -> None:
     assert child.returncode == 0, err
     assert "best plan so far" in err
     assert json.loads(out)["plan"]["flow_tokens_per_s"] >= 757.8
+
+
+def test_choices_on_the_command_line_are_the_planners_and_objectives_there_are() -> None:
+    assert set(PLANNERS) == {OURS, *BASELINES}
+    assert set(OBJECTIVES) == {objective.value for objective in Objective}
+    assert OBJECTIVES[0] == Objective.THROUGHPUT.value
