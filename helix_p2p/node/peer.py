@@ -246,6 +246,7 @@ class PeerNode:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
+            self.serving.oldest_epoch = self._oldest_epoch()
             self.serving.tick()
 
     async def _measure_links(self) -> None:
@@ -301,6 +302,12 @@ class PeerNode:
 
     def _layers_in_use(self) -> tuple[LayerRange, ...]:
         return self.serving.stage.layers_in_use()
+
+    def _oldest_epoch(self) -> int:
+        """The oldest plan whose routes are taken: the current one, for a while the one before."""
+        adoption = self.here.member.adoption
+        oldest = adoption.previous(time.monotonic()) or adoption.current
+        return int(oldest.plan.epoch) if oldest else 0
 
     def _plan_is_complete(self) -> bool:
         """Whether every member that the plan gives layers serves them."""

@@ -19,7 +19,14 @@ import torch
 from helix_p2p.engine import wireformat
 from helix_p2p.engine.contract import Engine, SampleRequest, StepResult
 from helix_p2p.engine.contract import StepRow as EngineRow
-from helix_p2p.errors import CapacityError, HelixError, PeerLost, ProtocolError
+from helix_p2p.errors import (
+    CapacityError,
+    HelixError,
+    PeerLost,
+    PoisonedActivation,
+    ProtocolError,
+    StaleEpoch,
+)
 from helix_p2p.node.compute import ComputeThread
 from helix_p2p.node.config import ServingLimits
 from helix_p2p.planning.plan import Placement
@@ -52,7 +59,7 @@ from helix_p2p.session.messages import (
     check_forward,
     check_sampled,
 )
-from helix_p2p.session.stage import StageLimits, StageMachine
+from helix_p2p.session.stage import StageLimits, StageMachine, failure_of
 from helix_p2p.types import LayerRange, PeerId
 from helix_p2p.wire.framing import Buffer
 from helix_p2p.wire.registry import Message
@@ -149,6 +156,8 @@ class Serving:
         self._outputs: torch.Tensor | None = None
         self._offsets: list[int] = []
         self.counters = ServingCounters()
+        self.oldest_epoch = 0
+        """Routes of plans before this one are refused; the node raises it as plans are adopted."""
 
     # ── what the node knows ──────────────────────────────────────────────────────────────────
 
@@ -235,13 +244,17 @@ class Serving:
         match message:
             case Forward():
                 check_forward(message)
-                rows = self._rows(message, payload)
-                self._do(self._stage.on_forward(sender, message, rows, now_s))
+                try:
+                    rows = self._rows(message, payload)
+                except PoisonedActivation as error:
+                    self._do(self._stage.on_poisoned(sender, message, error))
+                else:
+                    self._do(self._stage.on_forward(sender, message, rows, now_s))
             case Sampled():
                 check_sampled(message)
                 self._do(self._entry.on_sampled(sender, message, now_s))
             case Open():
-                self._do(self._stage.on_open(sender, message, now_s))
+                self._open(sender, message, now_s)
             case Opened():
                 self._do(self._entry.on_opened(sender, message, now_s))
             case Close():
@@ -250,6 +263,14 @@ class Serving:
                 self._do(self._entry.on_stage_failed(sender, message, now_s))
             case _:
                 raise ProtocolError(f"a peer does not send {type(message).__name__}")
+
+    def _open(self, sender: PeerId, message: Open, now_s: float) -> None:
+        if message.epoch < self.oldest_epoch:
+            stale = StaleEpoch(f"epoch {message.epoch} is over, {self.oldest_epoch} is the oldest")
+            answer = Opened(message.session, message.attempt, failure_of(stale))
+            self._do([Send(sender, answer)])
+        else:
+            self._do(self._stage.on_open(sender, message, now_s))
 
     def on_peer_lost(self, peer: PeerId) -> None:
         """A link broke, fell silent, or could not be opened."""
@@ -336,6 +357,8 @@ class Serving:
             source: Tokens | torch.Tensor = message.tokens
         else:
             source = wireformat.from_bytes(payload, message.dtype, total, self._d_model)
+            if not bool(torch.isfinite(source).all()):
+                raise PoisonedActivation("activations that are not finite")
         for count in message.counts:
             rows.append(source[start : start + count])
             start += count

@@ -212,6 +212,18 @@ class StageMachine(Generic[P]):
             self._inbox.put(message.phase, row)
         return self._next_step()
 
+    def on_poisoned(self, sender: PeerId, message: Forward, error: HelixError) -> list[Effect[P]]:
+        """A frame's activations are unusable: its sender is at fault, its sessions move on."""
+        effects: list[Effect[P]] = []
+        for session, attempt in zip(message.sessions, message.attempts, strict=True):
+            known = self._sessions.get(session)
+            if known is None or known.open.attempt != attempt or known.open.previous != sender:
+                continue
+            failed = StageFailed(session, attempt, sender, failure_of(error))
+            entry = known.open.entry
+            effects += [*self._end(session), Send(entry, failed)]
+        return effects
+
     def on_peer_lost(self, peer: PeerId) -> list[Effect[P]]:
         """A neighbour is gone: free what its sessions held, tell who can repair the others."""
         effects: list[Effect[P]] = []

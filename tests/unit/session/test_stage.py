@@ -1,6 +1,6 @@
 import pytest
 
-from helix_p2p.errors import Busy, ProtocolError
+from helix_p2p.errors import Busy, PoisonedActivation, ProtocolError
 from helix_p2p.routing.admission import KvLedger
 from helix_p2p.session.effects import CloseCache, OpenCache, RunStep, Send, SendRows
 from helix_p2p.session.messages import (
@@ -186,6 +186,17 @@ def test_engine_failure_tells_every_session_of_the_batch_and_frees_it():
         (StageFailed, TWO, "busy"),
     ]
     assert stage.sessions == 0
+
+
+def test_poisoned_frame_ends_its_sessions_and_names_its_sender():
+    stage = machine()
+    for session in (ONE, TWO):
+        stage.on_open(ENTRY, opening(session), 0.0)
+    effects = stage.on_poisoned(BEFORE, frame(session=ONE), PoisonedActivation("not finite"))
+    (told,) = [e.message for e in effects if isinstance(e, Send)]
+    assert (told.session, told.peer, told.failure.code) == (ONE, BEFORE, "poisoned_activation")
+    assert stage.sessions == 1
+    assert stage.on_poisoned(PeerId("stranger"), frame(session=TWO), PoisonedActivation("")) == []
 
 
 def test_lost_entry_peer_frees_the_session_and_lost_next_stage_is_reported():
