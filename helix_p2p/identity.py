@@ -8,6 +8,7 @@ never a signed announcement and never one of another swarm.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import base58
 from cryptography.exceptions import InvalidSignature
@@ -89,6 +90,7 @@ class Identity:
         return _LIBP2P_PRIVATE_KEY_PREFIX + self._seed + self.public_key
 
 
+@lru_cache(maxsize=16384)  # base58 in Python costs 46 µs, and every record's signer is asked for
 def peer_id_of(public_key: bytes) -> PeerId:
     """The libp2p peer id of an Ed25519 public key (32 bytes).
 
