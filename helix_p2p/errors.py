@@ -1,7 +1,7 @@
 """The one tree of errors: what went wrong, whose fault it is, and whether trying again can help.
 
     HelixError
-    ├── InputError                 a person or a file gave something unusable; says what, why, what to do
+    ├── InputError                 a person or a file gave something unusable; says what to do
     │   ├── ConfigError            an option, a scenario, a cluster file
     │   ├── ModelError             a model folder or id: missing, incomplete, unsupported, corrupt
     │   ├── InviteError            an invite that is malformed, for another swarm, or expired

@@ -132,9 +132,8 @@ def invite(roles: tuple[str, ...], days: float, state_dir: Path, as_json: bool, 
 @click.option("--verbose", is_flag=True, help="Show the trace when something fails.")
 def status(state_dir: Path, as_json: bool, **_: Any) -> None:
     """Show the swarm as the bootstrap node on this machine sees it."""
-    from helix_p2p.cli.status import print_status
-
     from helix_p2p.cli.control import ask_status
+    from helix_p2p.cli.status import print_status
 
     print_status(ask_status(state_dir), as_json=as_json)
 

@@ -1,1 +1,1 @@
-"""What exists: the model, the peers with their measured speed, the links, a snapshot of them all."""
+"""What exists: the model, the peers with their measured speed, the links, and a snapshot of all."""

@@ -1,4 +1,4 @@
-"""How fast a peer is: measured seconds per layer, and from them T(k), tokens/s when holding k layers.
+"""How fast a peer is: measured seconds per layer, and from them T(k), tokens/s with k layers held.
 
 A peer with k layers runs, in steady state, decode batches as large as the KV cache allows in the
 memory that the weights leave. T(k) is what it then serves (Helix, ASPLOS 2025, §4.2).
@@ -9,6 +9,7 @@ weights do not fit.
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import pairwise
 
 from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.types import PeerId
@@ -36,7 +37,7 @@ class SpeedProfile:
         for points in (self.prefill, self.decode):
             if not points or any(n < 1 or not s > 0 for n, s in points):
                 raise ValueError("a speed profile needs positive points")
-            if any(a[0] >= b[0] for a, b in zip(points, points[1:], strict=False)):
+            if any(a[0] >= b[0] for a, b in pairwise(points)):
                 raise ValueError("a speed profile's points ascend")
 
     def prefill_s(self, tokens: float) -> float:
@@ -74,8 +75,10 @@ class PeerProfile:
 
 
 def interpolate(points: tuple[tuple[int, float], ...], x: float) -> float:
-    """Piecewise linear through `points`; below the first it is flat, beyond the last it goes on
-    along the last segment."""
+    """Piecewise linear through `points`.
+
+    Below the first it is flat, beyond the last it goes on along the last segment.
+    """
     if x <= points[0][0] or len(points) == 1:
         return points[0][1]
     index = min(bisect_left(points, (x, 0.0)), len(points) - 1)

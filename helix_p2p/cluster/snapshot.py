@@ -6,6 +6,7 @@ snapshots and a plan is reproducible from its snapshot.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from helix_p2p.cluster.announcement import Announcement
 from helix_p2p.cluster.model import ModelSpec
@@ -40,7 +41,7 @@ class Snapshot:
 
     def __post_init__(self) -> None:
         ids = [profile.peer for profile in self.peers]
-        if any(a >= b for a, b in zip(ids, ids[1:], strict=False)):
+        if any(a >= b for a, b in pairwise(ids)):
             raise ValueError("a snapshot's peers ascend by id, each once")
 
     def link(self, source: PeerId, target: PeerId) -> Link | None:
