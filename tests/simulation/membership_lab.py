@@ -116,12 +116,16 @@ class Lab:
         layers: int = 4,
         bootstraps: int = 0,
         timing: MembershipTiming | None = None,
+        ping_everyone_up_to: int = 16,
+        fan_out: int = 8,
     ) -> None:
         self.rng = Random(seed)
         self.seed = seed
         self.t = 0.0
         self.loss = loss
         self.timing = timing or MembershipTiming()
+        self.ping_everyone_up_to = ping_everyone_up_to
+        self.fan_out = fan_out
         self.sent = 0
         self.dht: dict[tuple[str, str], tuple[bytes, float]] = {}
         self.dht_up = True
@@ -183,6 +187,8 @@ class Lab:
                 may_plan=p.may_plan,
                 high_water=HighWater.decode(p.disk) if p.disk else None,
                 timing=self.timing,
+                ping_everyone_up_to=self.ping_everyone_up_to,
+                fan_out=self.fan_out,
             ),
             Random(self.rng.getrandbits(64)),
             now,

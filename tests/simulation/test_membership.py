@@ -168,3 +168,47 @@ def test_everyone_restarts_at_once_and_goes_on_from_the_disk() -> None:
     lab.start_all()
     assert lab.run_until(lab.converged, 60) is not None
     assert all(p.last_order and p.last_order > before for p in lab.peers)
+
+
+def test_ring_of_pings_finds_the_dead_in_a_swarm_too_large_to_ping_everyone() -> None:
+    lab = Lab(11, 12, skew_s=2, drift=0.01, ping_everyone_up_to=4, fan_out=4)
+    lab.start_all()
+    assert lab.run_until(lab.converged, 60) is not None
+    lab.run(20)
+    sent, since_s = lab.sent, lab.t
+    lab.run(20)
+    per_period = (lab.sent - sent) / 12 / 20 * lab.timing.ping_s
+    assert per_period < 3 * (4 + 1), "pings, their answers, beats"
+    assert lab.told(fx.MemberLost, since_s) == []
+    silent = next(p for p in lab.live if p not in lab.planners())
+    silent.paused = True
+    assert lab.run_until(lab.converged, 60) is not None
+
+
+@pytest.mark.slow
+def test_many_lives_of_a_swarm_keep_to_the_figures() -> None:
+    """Take-over p95 ≤ 30 s, merge p95 ≤ 15 s, over 60 seeds."""
+    took: dict[str, list[float]] = {"take-over": [], "loss": [], "merge": []}
+
+    def note(what: str, lab: Lab) -> None:
+        seconds = lab.run_until(lab.converged, 90)
+        assert seconds is not None, f"{what}: seed {lab.seed}"
+        took[what].append(seconds)
+
+    for seed in range(1000, 1060):
+        lab = Lab(seed, 12, loss=0.05, skew_s=5, drift=0.03, bootstraps=1)
+        lab.start_all()
+        assert lab.run_until(lab.converged, 60) is not None, seed
+        lab.crash(lab.planners()[0])
+        note("take-over", lab)
+        lab.crash(next(p for p in lab.live if p not in lab.planners() and p.layers))
+        note("loss", lab)
+        for number, p in enumerate(lab.live):
+            p.side = int(number < 5)
+        lab.run(60)
+        for p in lab.peers:
+            p.side = 0
+        note("merge", lab)
+    p95 = {what: sorted(all_s)[int(len(all_s) * 0.95)] for what, all_s in took.items()}
+    assert p95["take-over"] <= 30
+    assert p95["merge"] <= 15
