@@ -38,6 +38,7 @@ from helix_p2p.node.membership import MembershipDriver, now
 from helix_p2p.node.state import StateDir
 from helix_p2p.node.status import NodeStatus, encode_status
 from helix_p2p.types import PeerId
+from helix_p2p.wire.framing import MESSAGE_LIMIT_BYTES
 from helix_p2p.wire.registry import Message
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,9 @@ ADDRESS_REFRESH_S = 30.0
 MEMBER_LINKS = LinkOptions(heartbeat_s=2.0, silence_s=8.0)
 MEMBER_LINK_IDLE_S = 30.0
 REMEMBER_S = 15.0
+MEMBERS_LIMIT_BYTES = MESSAGE_LIMIT_BYTES // 2
+SIGNED_OVERHEAD_BYTES = 256
+"""Key, signature, names and their encoding around a body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,16 @@ class Presence:
         return plan.record if plan is not None else None
 
     def _records(self) -> tuple[Signed, ...]:
-        return (self.member.record, *self.member.records())
+        """Ours and as many others' as fit into one answer, a different choice each time."""
+        others = list(self.member.records())
+        random.shuffle(others)
+        chosen, size = [self.member.record], 0
+        for record in others:
+            size += len(record.body) + SIGNED_OVERHEAD_BYTES
+            if size > MEMBERS_LIMIT_BYTES:
+                break
+            chosen.append(record)
+        return tuple(chosen)
 
 
 @contextlib.asynccontextmanager
