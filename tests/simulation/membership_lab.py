@@ -5,7 +5,7 @@ has kept them; a failure names the seed.
 """
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
@@ -20,7 +20,7 @@ from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.errors import PlanRejected, RecordRejected, SwarmTooSmall
 from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership import effects as fx
-from helix_p2p.membership.adoption import HighWater, PlanOrder, highest_epoch_at
+from helix_p2p.membership.adoption import HighWater, PlanOrder, Validator, highest_epoch_at
 from helix_p2p.membership.credentials import open_swarm_id_of
 from helix_p2p.membership.member import Member
 from helix_p2p.membership.own import MemberConfig, OwnState
@@ -118,6 +118,8 @@ class Lab:
         timing: MembershipTiming | None = None,
         ping_everyone_up_to: int = 16,
         fan_out: int = 8,
+        check: Validator = check_plan,
+        plan: Callable[[Snapshot], Placement] = solve,
     ) -> None:
         self.rng = Random(seed)
         self.seed = seed
@@ -126,6 +128,8 @@ class Lab:
         self.timing = timing or MembershipTiming()
         self.ping_everyone_up_to = ping_everyone_up_to
         self.fan_out = fan_out
+        self.check = check
+        self.plan = plan
         self.sent = 0
         self.dht: dict[tuple[str, str], tuple[bytes, float]] = {}
         self.dht_up = True
@@ -182,7 +186,7 @@ class Lab:
                 identity=p.identity,
                 swarm=SWARM,
                 incarnation=int(now.unix_s * 1000),
-                validate=check_plan,
+                validate=self.check,
                 model=MODEL,
                 may_plan=p.may_plan,
                 high_water=HighWater.decode(p.disk) if p.disk else None,
@@ -303,7 +307,7 @@ class Lab:
     def _solve(self, p: LabPeer, job: fx.StartPlanning) -> None:
         delay_s = self.rng.uniform(0.1, 1.0)
         try:
-            placement = solve(job.snapshot)
+            placement = self.plan(job.snapshot)
         except SwarmTooSmall as error:
             failed = error
             self._later(p, delay_s, lambda x, now: x.on_plan_failed(job.request, failed, now))
@@ -314,7 +318,7 @@ class Lab:
 
     def _check_adopted(self, p: LabPeer, plan: SignedPlan) -> None:
         where = f"seed {self.seed}, t {self.t:.1f}, peer {p.number}"
-        check_plan(plan, 0.0)
+        self.check(plan, p.now(self.t).unix_s)
         if p.last_order is not None:
             assert plan.order >= p.last_order, f"order fell: {where}"
         assert plan.plan.epoch <= highest_epoch_at(p.now(self.t).unix_s), f"epoch: {where}"
@@ -346,12 +350,18 @@ class Lab:
     def agreed(self, *, without: set[PeerId]) -> bool:
         """Everyone alive but these holds one plan, and it counts on all of them."""
         group = [p for p in self.live if p.peer not in without]
-        plans = {p.member.plan.hash: p.member.plan for p in group if p.member and p.member.plan}
-        if len(plans) != 1 or any(p.member is None or p.member.plan is None for p in group):
+        plan = self.one_plan(without=without)
+        if plan is None:
             return False
-        [plan] = plans.values()
         held = {a.peer for a in plan.plan.placement.assignments}
         return {p.peer for p in group if p.layers} <= held <= self.live_ids()
+
+    def one_plan(self, *, without: Collection[PeerId] = ()) -> SignedPlan | None:
+        """The plan that everyone alive but these holds; None when they differ."""
+        held = [p.member.plan for p in self.live if p.member and p.peer not in without]
+        first = held[0] if held else None
+        same = all(plan is not None and first and plan.hash == first.hash for plan in held)
+        return first if same else None
 
     def live_ids(self) -> set[PeerId]:
         return {p.peer for p in self.live}

@@ -3,8 +3,10 @@
 import pytest
 
 from helix_p2p.membership import effects as fx
+from helix_p2p.planning.planner import PlanOptions, plan
+from helix_p2p.planning.validate import PlanRules, validate
 from tests.simulation.membership_attacks import PERSISTENT, equivocation, unleash
-from tests.simulation.membership_lab import Lab
+from tests.simulation.membership_lab import MODEL, SWARM, Lab
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -183,6 +185,27 @@ def test_ring_of_pings_finds_the_dead_in_a_swarm_too_large_to_ping_everyone() ->
     silent = next(p for p in lab.live if p not in lab.planners())
     silent.paused = True
     assert lab.run_until(lab.converged, 60) is not None
+
+
+def test_real_plans_pass_the_real_validation_at_every_peer() -> None:
+    rules = PlanRules(MODEL, SWARM)
+    lab = Lab(
+        12,
+        5,
+        loss=0.02,
+        skew_s=5,
+        check=lambda signed, now_unix_s: validate(signed, rules, now_unix_s),
+        plan=lambda snapshot: plan(snapshot, PlanOptions(deadline_s=0.5)),
+    )
+    lab.start_all()
+
+    def one_plan() -> bool:
+        return lab.one_plan() is not None
+
+    assert lab.run_until(one_plan, 60) is not None
+    lab.crash(lab.planners()[0])
+    assert lab.run_until(lambda: one_plan() and len(lab.planners()) == 1, 60) is not None
+    assert lab.told(fx.PlanRefused) == []
 
 
 @pytest.mark.slow

@@ -407,6 +407,17 @@ def test_equivocating_planner_is_banned_and_everyone_is_told() -> None:
     assert sent(m.PushProof, later), "who spreads its plans is shown the proof"
 
 
+def test_word_of_a_banned_member_is_not_taken_from_others_either() -> None:
+    member = with_members(1, 2, 3)
+    one, two = plan(1, salt=0.0), plan(1, salt=1.0)
+    member.on_message(peer(2), m.PushProof(one.record, two.record), at(1))
+    for sequence in range(5, 9):
+        passed_on = m.MembersReply((record(1, announcement(sequence=sequence)),))
+        effects = member.on_message(peer(3), passed_on, at(sequence))
+        assert of(fx.MessageRefused, effects)
+    assert peer(1) not in member.view
+
+
 def test_skewed_clock_is_found_said_and_stands_down() -> None:
     member, s, _ = alone_as_planner()
     effects: Effects = ()
