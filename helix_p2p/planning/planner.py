@@ -9,24 +9,26 @@ Always: pure and deterministic for a seed and a number of steps. A clock, where 
 stops the search earlier; whatever is stopped, the best placement so far is complete and valid.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from random import Random
 
 from helix_p2p.cluster.snapshot import Snapshot
-from helix_p2p.errors import Cancelled, ConfigError
+from helix_p2p.errors import Cancelled
 from helix_p2p.planning.capacity import MTOKENS, Capacities, Ints, capacities_of
 from helix_p2p.planning.cheapest import cheapest_flow
+from helix_p2p.planning.cover_milp import MOST_COLUMNS, Solver, columns_of, tighten
 from helix_p2p.planning.coverage import Layout, layout_of, value_of
 from helix_p2p.planning.estimate import NOT_ESTIMATED, Estimate, estimate
 from helix_p2p.planning.flow import Routing, route_flow
 from helix_p2p.planning.moves import Moves
+from helix_p2p.planning.options import Objective, OnProgress, PlanOptions, Progress
 from helix_p2p.planning.plan import Placement
 from helix_p2p.planning.portfolio import Portfolio
 from helix_p2p.planning.recreate import fetched_layers
 from helix_p2p.planning.regions import region_splits
-from helix_p2p.planning.replan import PAYBACK_S, lost_tokens
+from helix_p2p.planning.replan import LEAST_GAIN, lost_tokens
+
+__all__ = ["Objective", "OnProgress", "PlanOptions", "Progress", "plan"]
 
 SHORTEST_SHARES = (0.25, 0.5, 0.75, 1.0)
 """Depths that are tried besides the deepest; a quarter halves the hops for under 1 % of flow."""
@@ -54,75 +56,13 @@ WIDEST, WIDEST_PROOF = 64, 8192
 
 STALE_POLISH_STEPS = 120
 
+LEAST_SOLVING_S = 2.0
+"""Less is spent on starting the solver's process."""
+
 POLISH_STEPS = 150
 """Without a deadline; each is a flow and an estimate, 2 to 6 ms."""
 
 
-class Objective(StrEnum):
-    """What is to be best."""
-
-    THROUGHPUT = "throughput"
-    LATENCY = "latency"
-    FLOW = "flow"
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where the search is.
-
-    Attributes:
-        phase: What it is doing.
-        incumbent_mtokens_per_s: Flow of the best placement so far.
-        bound_mtokens_per_s: No placement carries more.
-        steps: Done in this phase.
-        elapsed_s: By the passed clock; 0 without one.
-    """
-
-    phase: str
-    incumbent_mtokens_per_s: int
-    bound_mtokens_per_s: int
-    steps: int
-    elapsed_s: float
-
-    @property
-    def gap(self) -> float:
-        """(bound - incumbent) / bound."""
-        if self.bound_mtokens_per_s <= 0:
-            return 0.0
-        return max(0.0, 1 - self.incumbent_mtokens_per_s / self.bound_mtokens_per_s)
-
-
-@dataclass(frozen=True, slots=True)
-class PlanOptions:
-    """How to plan.
-
-    Attributes:
-        objective: What is to be best.
-        seed: Of the search's chance.
-        deadline_s: Stop by then; needs `clock`.
-        clock: Monotonic seconds; None plans by steps alone, and is then reproducible.
-        steps: Of search per depth; None takes what suits the size of the swarm.
-        payback_s: Within which a migration must pay, when there is a live placement.
-        cancelled: Asked between steps; True stops with `Cancelled`.
-    """
-
-    objective: str = Objective.THROUGHPUT
-    seed: int = 0
-    deadline_s: float | None = None
-    clock: Callable[[], float] | None = None
-    steps: int | None = None
-    payback_s: float = PAYBACK_S
-    cancelled: Callable[[], bool] | None = None
-
-    def __post_init__(self) -> None:
-        if self.objective not in set(Objective):
-            raise ConfigError(
-                f"objective {self.objective!r} is unknown",
-                hint=f"one of {', '.join(Objective)}",
-            )
-
-
-OnProgress = Callable[[Progress], None]
 _DEFAULT = PlanOptions()
 
 
@@ -200,10 +140,12 @@ class _Run:
         warm = max((f.routing.value_mtokens_per_s for f in finalists[1:]), default=0)
         if warm < LEAST_WARM * portfolio.bound:
             timed_proof = flow_only and portfolio.timed
+            half = 0.5 if self._solver_for(portfolio) is not None else 0.9
             portfolio.find_flow(
-                0.9 if flow_only and self.held is None else 0.35,
+                half if flow_only and self.held is None else 0.35,
                 widest=WIDEST_PROOF if timed_proof else WIDEST,
             )
+            self._tighten(portfolio)
             finalists.append(self._finalist(portfolio.best, portfolio.name))
             finalists += self._over_links(portfolio)
         if not flow_only:
@@ -226,6 +168,31 @@ class _Run:
             prices=portfolio.prices,
             bound_proof=portfolio.proof,
         )
+
+    def _solver_for(self, portfolio: Portfolio) -> Solver | None:
+        fits = columns_of(self.capacities) <= MOST_COLUMNS
+        wanted = self.options.objective == Objective.FLOW and portfolio.timed and self.held is None
+        return self.options.solver if fits and wanted else None
+
+    def _tighten(self, portfolio: Portfolio) -> None:
+        solver, deadline_s = self._solver_for(portfolio), self.options.deadline_s
+        if solver is None or deadline_s is None or portfolio.value >= portfolio.bound:
+            return
+        left_s = 0.9 * deadline_s - (self._now_s() - self.began_s)
+        if left_s < LEAST_SOLVING_S:
+            return
+        self._report("HiGHS on the cover", portfolio.value, portfolio.bound, 0)
+        found = tighten(
+            self.capacities,
+            portfolio.best,
+            portfolio.bound,
+            solver,
+            left_s,
+            stop=self.options.cancelled,
+        )
+        portfolio.offer(found.layout, "highs")
+        portfolio.tighten(found.bound, "highs")
+        self._report(found.said, portfolio.value, portfolio.bound, 0)
 
     def _warm(self, held: Layout, until: float) -> list[_Finalist]:
         """What is live, and what a few moves make of it."""
@@ -341,7 +308,8 @@ class _Run:
         held, layout = self.held, finalist.layout
         if self.live is None or held is None:
             return 0.0
-        if not fetched_layers(held, layout.starts, layout.ends).any():
+        fetched = int(fetched_layers(held, layout.starts, layout.ends).sum())
+        if fetched == 0:
             return 0.0
         proposed = Placement(
             assignments=layout.assignments(self.capacities),
@@ -355,7 +323,10 @@ class _Run:
         rate = finalist.estimate.throughput_tokens_per_s
         if self.options.objective == Objective.FLOW:
             rate = finalist.routing.value_mtokens_per_s / MTOKENS
-        return lost_tokens(self.snapshot, self.live, proposed, rate) / self.options.payback_s
+        lost = lost_tokens(self.snapshot, self.live, proposed, rate) / self.options.payback_s
+        # A fifth of all layers and more must bring the least gain that is worth anything.
+        share = fetched / max(1, int((held.ends - held.starts).sum()))
+        return max(lost, LEAST_GAIN * rate * min(1.0, 5 * share))
 
     def _now_s(self) -> float:
         return 0.0 if self.options.clock is None else self.options.clock()
