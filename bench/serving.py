@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -91,8 +92,9 @@ def prompts(count: int, vocabulary: int) -> list[list[int]]:
 def measure_generate(folder: Path, batch: int, tokens: int, runs: int) -> Figures:
     """`transformers.generate` in this process."""
     torch.set_num_threads(1)
-    transformers_logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.eval()
     ids = torch.tensor(prompts(batch, model.config.vocab_size))
     mask = torch.ones_like(ids)
 

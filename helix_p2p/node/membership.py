@@ -39,7 +39,10 @@ from helix_p2p.types import PeerId
 log = logging.getLogger(__name__)
 
 TICK_S = 0.2
-PLAN_DEADLINE_S = 5.0
+PLAN_DEADLINE_S = 1.0
+PLAN_DEADLINE_MOST_S = 10.0
+PLAN_DEADLINE_S_PER_PEER = 0.05
+"""A few peers are planned well in a second, while requests may wait for the plan after a loss."""
 
 Solve = Callable[[Snapshot, Placement | None, Callable[[], bool]], Placement]
 
@@ -62,7 +65,12 @@ def now() -> Now:
 
 def solve(snapshot: Snapshot, live: Placement | None, cancelled: Callable[[], bool]) -> Placement:
     """The planner's job with this node's deadline; runs in a thread."""
-    options = PlanOptions(deadline_s=PLAN_DEADLINE_S, clock=time.monotonic, cancelled=cancelled)
+    deadline_s = PLAN_DEADLINE_S + len(snapshot.peers) * PLAN_DEADLINE_S_PER_PEER
+    options = PlanOptions(
+        deadline_s=min(deadline_s, PLAN_DEADLINE_MOST_S),
+        clock=time.monotonic,
+        cancelled=cancelled,
+    )
     return plan(snapshot, options, live)
 
 
