@@ -174,9 +174,8 @@ class Demo:
 @contextlib.asynccontextmanager
 async def swarm(options: argparse.Namespace) -> AsyncIterator[tuple[Demo, str, str]]:
     """A running swarm that covers the model; gives it with its invite and its chat line."""
-    say("the model")
+    say("the model, SmolLM2-135M-Instruct")
     model = await asyncio.to_thread(lambda: fetch_smollm2(say=lambda it: console.print(f"  {it}")))
-    console.print(f"  {model.name}")
     with tempfile.TemporaryDirectory(prefix="helix-demo-") as folder:
         demo = Demo(Path(folder), model)
         try:
