@@ -100,12 +100,11 @@ def capacities_of(snapshot: Snapshot) -> Capacities:
     model = snapshot.model
     table = np.zeros((len(snapshot.peers), 4, model.layers + 1), dtype=np.int64)
     for row, profile in enumerate(snapshot.peers):
+        rates = _rates(model, profile)
         for place in (MIDDLE, FIRST, LAST, WHOLE):
-            rate = _rates(model, profile, place)
-            rate = np.minimum(rate, _network_tokens_per_s(model, profile, place))
-            table[row, place, 1:] = np.minimum(
-                np.floor(rate * MTOKENS + 1e-6), CAPACITY_LIMIT_MTOKENS
-            )
+            limit = _network_tokens_per_s(model, profile, place)
+            rate = np.minimum(rates[place], limit) * MTOKENS
+            table[row, place, 1:] = np.minimum(np.floor(rate + 1e-6), CAPACITY_LIMIT_MTOKENS)
     lengths = np.arange(model.layers + 1)
     # A range that begins at neither end leaves out a layer on both sides, and so on.
     table[:, MIDDLE, lengths > model.layers - 2] = 0
@@ -132,8 +131,8 @@ def _kv_bytes_per_layer(model: ModelSpec) -> int:
     return max(1, model.kv_bytes_per_token * min(TYPICAL_CONTEXT_TOKENS, model.context_tokens))
 
 
-def _rates(model: ModelSpec, profile: PeerProfile, place: int) -> Floats:
-    """[L]: tokens/s for 1..L layers by compute and memory alone; 0 where they do not fit.
+def _rates(model: ModelSpec, profile: PeerProfile) -> list[Floats]:
+    """Per place, [L]: tokens/s for 1..L layers by compute and memory; 0 where they do not fit.
 
     In the middle it is T(k) as stated. At an end, what the embedding or the head leaves of it: the
     ratio of the two computed rates where the speed is known; else all of it where it still fits.
@@ -142,16 +141,18 @@ def _rates(model: ModelSpec, profile: PeerProfile, place: int) -> Floats:
     known = min(model.layers, len(profile.tokens_per_s))
     given[:known] = np.nan_to_num(profile.tokens_per_s[:known], nan=0.0, posinf=0.0)
     given = np.maximum(given, 0.0)
-    taken = extra_bytes(model, place)
-    if profile.speed is not None:
-        if taken == 0 and not (place & LAST and profile.speed.head_s > 0):
-            return given
-        middle = _computed(model, profile.memory_bytes, profile.speed, MIDDLE)
-        at_end = _computed(model, profile.memory_bytes, profile.speed, place)
-        return given * np.divide(at_end, middle, out=np.zeros(model.layers), where=middle > 0)
-    lengths = np.arange(1, model.layers + 1)
-    fits = lengths + taken / max(1, model.layer_bytes) <= known
-    return np.where(fits, given, 0.0)
+    speed = profile.speed
+    if speed is None:
+        lost = np.array([extra_bytes(model, place) for place in range(4)])
+        lengths = np.arange(1, model.layers + 1)
+        fits = lengths + lost[:, None] / max(1, model.layer_bytes) <= known
+        return [np.where(fits[place], given, 0.0) for place in range(4)]
+    if model.embedding_bytes == model.head_bytes == 0 and not speed.head_s > 0:
+        return [given] * 4
+    computed = [_computed(model, profile.memory_bytes, speed, place) for place in range(4)]
+    middle = computed[MIDDLE]
+    share = [np.divide(c, middle, out=np.zeros_like(c), where=middle > 0) for c in computed]
+    return [given, *(given * share[place] for place in (FIRST, LAST, WHOLE))]
 
 
 def _computed(model: ModelSpec, memory_bytes: int, speed: SpeedProfile, place: int) -> Floats:

@@ -18,6 +18,7 @@ from helix_p2p.planning.cover_milp import tighten
 from helix_p2p.planning.coverage import layout_of, some_cover, value_of
 from helix_p2p.planning.estimate import estimate
 from helix_p2p.planning.highs import solve
+from helix_p2p.planning.joining import value_at_join
 from helix_p2p.planning.links import LinkSearch
 from helix_p2p.planning.planner import PlanOptions, Progress, plan
 from helix_p2p.planning.recreate import Search, fetched_layers, greedy, greedy_baseline
@@ -222,3 +223,12 @@ def test_layout_ignores_unknown_peers() -> None:
     assert np.array_equal(
         layout_of(table, live.assignments).ends[1:], layout_of(part, live.assignments).ends
     )
+
+
+def test_a_newcomer_is_worth_what_it_adds_to_the_bound() -> None:
+    snapshot = random_snapshot(8, seed=2, layers=8)
+    newcomer = replace(snapshot.peers[0], peer=PeerId("zz"))
+    weak = replace(newcomer, tokens_per_s=(), memory_bytes=0)
+    assert value_at_join(snapshot, newcomer) > 0
+    assert value_at_join(snapshot, weak) == 0
+    assert value_at_join(replace(snapshot, peers=()), newcomer) >= 0
