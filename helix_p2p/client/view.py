@@ -30,10 +30,12 @@ from helix_p2p.membership.messages import (
     GetFile,
     GetMembers,
     GetPlan,
+    GetStatus,
     MembersReply,
     PlanReply,
 )
 from helix_p2p.net.requests import Requests
+from helix_p2p.node.status import decode_status
 from helix_p2p.planning.plan import SignedPlan, open_plan
 from helix_p2p.session.entry_choice import EntryChoice, entry_candidates
 from helix_p2p.types import PeerId
@@ -41,6 +43,7 @@ from helix_p2p.types import PeerId
 REFRESH_S = 15.0
 """Between refreshes when nothing fails; a plan lives for minutes."""
 ASK_S = 8.0
+WHY_S = 2.0
 HEAD_START_S = 1.0
 """How long a source may think before the next one is asked as well."""
 FILE_S = 60.0
@@ -102,6 +105,7 @@ class SwarmView:
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: set[Callable[[], None]] = set()
         self.plan: SignedPlan | None = None
+        self._why = ""
 
     @property
     def manifest_hash(self) -> str | None:
@@ -131,7 +135,8 @@ class SwarmView:
         counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
         memory_gb = sum(said.memory_bytes for said in members) / 1e9
         noun = "peer" if len(members) == 1 else "peers"
-        return f"{len(members)} {noun}: {counts}, with {memory_gb:.1f} GB for the model"
+        said = f"{len(members)} {noun}: {counts}, with {memory_gb:.1f} GB for the model"
+        return f"{said}; {self._why}" if self._why and not self.covered else said
 
     def start(self) -> None:
         """Refresh every now and then until `close`."""
@@ -215,8 +220,23 @@ class SwarmView:
     async def _refresh(self) -> None:
         plan, members = await self._ask_around(self._ask_view)
         self._take(plan, members)
+        self._why = "" if self.covered else await self._ask_why()
         for listener in tuple(self._listeners):
             listener()
+
+    async def _ask_why(self) -> str:
+        """What a peer says of a swarm that takes no requests; empty when none says anything."""
+        for peer, said in self.members.items():
+            if said.speed is None:
+                continue
+            try:
+                _, data = await self._requests.ask(
+                    peer, GetStatus(), timeout_s=WHY_S, addresses=self.addresses_of(peer)
+                )
+                return decode_status(data).detail
+            except HelixError as error:
+                log.info("%s does not say how it is: %s", peer, error)
+        return ""
 
     async def _ask_view(self, peer: PeerId) -> tuple[SignedPlan | None, dict[PeerId, Announcement]]:
         addresses = self.addresses_of(peer)

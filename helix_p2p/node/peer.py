@@ -48,7 +48,7 @@ from helix_p2p.node.serving import Serving
 from helix_p2p.node.shared_files import read_shared_files
 from helix_p2p.node.state import StateDir
 from helix_p2p.node.status import NodeStatus, plan_status
-from helix_p2p.node.swarm_view import has_role, hosts_of, member_statuses
+from helix_p2p.node.swarm_view import has_role, hosts_of, member_statuses, what_is_missing
 from helix_p2p.planning.validate import PlanRules, validate
 from helix_p2p.types import LayerRange, PeerId
 from helix_p2p.wire.registry import Message
@@ -158,7 +158,7 @@ class PeerNode:
             manifest_hash=spec.manifest_hash,
             layers=spec.layers,
             state=self._own.state,
-            detail=self._detail,
+            detail=self._detail or self._why_not_serving(),
             addresses=tuple(self.here.transport.addresses),
             device=self.loan.hardware.name,
             dtype=self.loan.dtype,
@@ -291,8 +291,6 @@ class PeerNode:
                 self._loader.want(placement.range_of(self.here.member.peer_id))
             case fx.MemberLost(peer):
                 self.serving.on_peer_lost(peer)
-            case fx.PlanningFailed(error):
-                self._detail = str(error)
             case _:
                 pass
         self._see()
@@ -302,6 +300,12 @@ class PeerNode:
 
     def _layers_in_use(self) -> tuple[LayerRange, ...]:
         return self.serving.stage.layers_in_use()
+
+    def _why_not_serving(self) -> str:
+        member = self.here.member
+        if member.plan is not None and self._plan_is_complete():
+            return ""
+        return what_is_missing(member.snapshot())
 
     def _oldest_epoch(self) -> int:
         """The oldest plan whose routes are taken: the current one, for a while the one before."""

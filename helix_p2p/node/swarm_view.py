@@ -7,11 +7,14 @@ import time
 from collections.abc import Mapping, Sequence
 
 from helix_p2p.cluster.announcement import Announcement
-from helix_p2p.errors import HandshakeRefused
+from helix_p2p.cluster.snapshot import Snapshot
+from helix_p2p.errors import HandshakeRefused, SwarmTooSmall
 from helix_p2p.membership.credentials import Role, verify_credentials
 from helix_p2p.membership.member import Member
 from helix_p2p.node.joining import Belonging
 from helix_p2p.node.status import MemberStatus
+from helix_p2p.planning.capacity import capacities_of
+from helix_p2p.planning.coverage import some_cover
 from helix_p2p.types import PeerId
 
 
@@ -28,6 +31,17 @@ def has_role(belonging: Belonging, peer: PeerId, said: Announcement, role: Role)
     except HandshakeRefused:
         return False
     return role in roles
+
+
+def what_is_missing(snapshot: Snapshot | None) -> str:
+    """Why these peers cannot serve the model, in words; empty when they could."""
+    if snapshot is None:
+        return ""
+    try:
+        some_cover(snapshot.model, capacities_of(snapshot))
+    except SwarmTooSmall as error:
+        return str(error)
+    return ""
 
 
 def hosts_of(announcements: Mapping[PeerId, Announcement]) -> dict[PeerId, str]:
