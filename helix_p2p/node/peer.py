@@ -43,7 +43,7 @@ from helix_p2p.node.lending import Loan, lend
 from helix_p2p.node.loading import Held, LayerLoader
 from helix_p2p.node.measuring import WayMeter, Ways
 from helix_p2p.node.narrator import narrate
-from helix_p2p.node.presence import Place, Presence, presence, reaching, require
+from helix_p2p.node.presence import Place, Presence, presence, reaching
 from helix_p2p.node.serving import Serving
 from helix_p2p.node.shared_files import read_shared_files
 from helix_p2p.node.state import StateDir
@@ -233,7 +233,7 @@ class PeerNode:
         )
         self._links = links
         self._here = here
-        clients = ClientService(self._serving, require(Role.CLIENT, self.belonging))
+        clients = ClientService(self._serving, here.anyone.requiring(Role.CLIENT))
         async with links, background() as tasks:
             await clients.start(here.transport)
             self._set_own(PeerState.STANDBY, None)

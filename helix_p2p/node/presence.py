@@ -13,9 +13,9 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from helix_p2p.errors import HandshakeRefused, HelixError, NetworkError
+from helix_p2p.errors import HandshakeRefused, HelixError, NetworkError, PeerLost
 from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership.credentials import Role
 from helix_p2p.membership.effects import Effect, MemberMessage
@@ -87,8 +87,9 @@ class Presence:
         self._place = place
         self._started_s = time.monotonic()
         self.transport = transport
-        self.members_only = require(Role.PEER, place.belonging)
-        self.anyone = Membership.of(place.belonging.admission)
+        self.member = Member(place.member, random.Random(), now())
+        self.anyone = self._membership()
+        self.members_only = self.anyone.requiring(Role.PEER)
         self.requests = Requests(transport, self.anyone)
         self.links = LinkPool(
             transport,
@@ -99,7 +100,6 @@ class Presence:
             options=MEMBER_LINKS,
             protocol=MEMBER_PROTOCOL,
         )
-        self.member = Member(place.member, random.Random(), now())
         self.driver = MembershipDriver(
             self.member, self, directory, place.state, place.belonging.swarm, observe
         )
@@ -119,9 +119,7 @@ class Presence:
 
     def addresses_of(self, peer: PeerId) -> Sequence[str]:
         """Where a peer may be: its own word first, then what we came in by."""
-        entry = self.member.view.get(peer)
-        said = entry.announcement.addresses if entry is not None else ()
-        return (*said, *self._known.get(peer, ()))
+        return (*self.member.view.addresses_of(peer), *self._known.get(peer, ()))
 
     def send(self, peer: PeerId, message: MemberMessage, *, urgent: bool = True) -> None:
         """Queue a membership message; a failure comes back as `on_unreachable`."""
@@ -161,7 +159,22 @@ class Presence:
         self._last_sent_s.pop(peer, None)
         if isinstance(error, HandshakeRefused):
             log.info("%s refused us: %s", peer, error)
-        self.driver.on_unreachable(peer)
+        if isinstance(error, PeerLost):
+            self.driver.on_peer_lost(peer)
+        else:
+            self.driver.on_unreachable(peer)
+
+    def _membership(self) -> Membership:
+        """Whom we talk to: members of our swarm whose invite holds and who were not convicted."""
+        belonging, trust = self._place.belonging, self.member.trust
+        usual = Membership.of(lambda: replace(belonging.admission(), revoked=trust.revoked))
+
+        def check(peer: PeerId, hello: Hello) -> frozenset[Role]:
+            if peer in trust.proofs:
+                raise HandshakeRefused("its key is banned: it signed two plans of one epoch")
+            return usual.check(peer, hello)
+
+        return Membership(usual.hello, check, usual.timeout_s)
 
     def _plan(self, wanted: bytes) -> Signed | None:
         plan = self.member.adoption.find(wanted, time.monotonic()) if wanted else self.member.plan
@@ -249,19 +262,6 @@ def _ways_in(belonging: Belonging, network: NetworkConfig, state: StateDir) -> t
     """Bootstrap nodes first, then members known from before, so that a restart needs no node."""
     known = (a for a in state.known_peers() if network.behind_nat or "/127.0.0.1/" in a)
     return tuple(dict.fromkeys((*belonging.bootstrap, *known)))
-
-
-def require(role: Role, belonging: Belonging) -> Membership:
-    """Let in only members with this role."""
-    usual = Membership.of(belonging.admission)
-
-    def check(peer: PeerId, hello: Hello) -> frozenset[Role]:
-        roles = usual.check(peer, hello)
-        if role not in roles:
-            raise HandshakeRefused(f"it is not admitted as {role}")
-        return roles
-
-    return Membership(usual.hello, check, usual.timeout_s)
 
 
 async def _watch_daemon(transport: Libp2pTransport) -> None:
