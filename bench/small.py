@@ -40,9 +40,20 @@ def small_model(layers: int) -> ModelSpec:
 
 
 class SmallSwarm:
-    """A few peers with identities, their announcements, and the snapshot they make."""
+    """A few peers with identities, their announcements, and the snapshot they make.
 
-    def __init__(self, peers: int, layers: int, seed: int, *, links: bool) -> None:
+    Args:
+        peers: How many.
+        layers: Of the model.
+        seed: Of all chance.
+        links: Whether every pair has a measured bandwidth.
+        lines: Whether peers have limited uplinks and downlinks. Helix's MILP knows T(k) alone,
+            while an uplink does not bind the last stage, nor a downlink the first.
+    """
+
+    def __init__(
+        self, peers: int, layers: int, seed: int, *, links: bool, lines: bool = True
+    ) -> None:
         rng = Random(seed)
         self.model = small_model(layers)
         self.identities = [Identity(rng.randbytes(32)) for _ in range(peers)]
@@ -64,8 +75,8 @@ class SmallSwarm:
                 speed=SpeedProfile(
                     ((1, step_s), (256, 20 * step_s)), ((1, step_s), (8, 3 * step_s))
                 ),
-                uplink_bytes_per_s=2048.0 * rng.randint(50, 2000),
-                downlink_bytes_per_s=2048.0 * rng.randint(50, 2000),
+                uplink_bytes_per_s=2048.0 * rng.randint(50, 2000) if lines else None,
+                downlink_bytes_per_s=2048.0 * rng.randint(50, 2000) if lines else None,
                 links=measured,
             )
             said.append((identity, announcement))

@@ -24,7 +24,13 @@ from helix_p2p.planning.flow import UNBOUND, link_widths
 from helix_p2p.planning.moves import Moves
 
 HEAT = 0.02
-"""Accepted worsening at the start, as a share of the bound; it falls to a hundredth of that."""
+"""What suits swarms where one peer is a small part of the flow."""
+
+HEATS = (0.02, 0.1, 0.4)
+"""In a small swarm one move changes a third of the flow; which heat gets over that differs."""
+
+HOT_PEERS = 16
+"""Swarms up to this size take the heats in turn."""
 
 COVERAGE_SHARE = 0.1
 
@@ -40,6 +46,7 @@ class LinkSearch:
         bound: No layout carries more.
         random: Its chance.
         steps: How many there will be, for cooling.
+        heat: Accepted worsening at the start, as a share of the bound; it falls to a hundredth.
     """
 
     snapshot: Snapshot
@@ -48,6 +55,7 @@ class LinkSearch:
     bound: int
     random: Random
     steps: int
+    heat: float = HEAT
     best: Layout = field(init=False)
     value: int = field(init=False)
 
@@ -68,7 +76,7 @@ class LinkSearch:
         self._done += 1
         proposed = self._moves.changed(self._now)
         covered = coverage(self.capacities, proposed)
-        heat = HEAT * 0.01 ** (self._done / max(1, self.steps)) * self.bound
+        heat = self.heat * 0.01 ** (self._done / max(1, self.steps)) * self.bound
         chance = self.random.random()
         bar = self._score + heat * math.log(max(chance, 1e-300))
         # The flow never exceeds the coverage; what coverage rules out needs no max flow.

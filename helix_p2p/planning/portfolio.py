@@ -19,7 +19,7 @@ from helix_p2p.planning.bound import dual_prices, upper_bound
 from helix_p2p.planning.capacity import Capacities, Ints
 from helix_p2p.planning.coverage import Layout, some_cover, value_of
 from helix_p2p.planning.flow import links_may_bind
-from helix_p2p.planning.links import LinkSearch
+from helix_p2p.planning.links import HEATS, HOT_PEERS, LinkSearch
 from helix_p2p.planning.recreate import Search, greedy, greedy_baseline
 from helix_p2p.planning.sweep import search_by_sweeps
 
@@ -34,6 +34,9 @@ WIDE_SWEEPS = ((64, 1e-3), (512, 1e-3), (2048, 0.0), (8192, 0.0))
 
 LINK_STEPS = 10_000
 """Of one annealing; 24 peers take 3 to 4 s for them."""
+
+SMALL_LINK_STEPS = 400
+"""A small swarm gains more from starting again."""
 
 LINKS_BIND = 0.995
 """Below this share of the coverage the links are what holds the flow down."""
@@ -190,6 +193,9 @@ class Portfolio:
             return None
         best: LinkSearch | None = None
         stale = 0
+        small = len(self.capacities.peers) <= HOT_PEERS
+        heats = HEATS if small else HEATS[:1]
+        patience = len(heats) * STALE_ANNEALINGS
         for number in range(1000 if self.timed else 2):
             search = LinkSearch(
                 self.snapshot,
@@ -197,7 +203,8 @@ class Portfolio:
                 starts[number % len(starts)],
                 self.bound,
                 Random(self.seed * 7_919 + number),
-                self.steps or LINK_STEPS,
+                self.steps or (SMALL_LINK_STEPS if small else LINK_STEPS),
+                heats[number % len(heats)],
             )
             if number == 0 and search.value >= LINKS_BIND * self.value:
                 return None
@@ -211,7 +218,7 @@ class Portfolio:
             stale += 1
             if best is None or search.value > best.value:
                 best, stale = search, 0
-            if self.late(until) or stale == STALE_ANNEALINGS:
+            if self.late(until) or stale == patience:
                 break
         return None if best is None else best.best
 
