@@ -1,9 +1,9 @@
 """Running a service until somebody stops it, politely first.
 
-Always: the first SIGINT or SIGTERM asks for a graceful end, or cancels a start that has not come to
-`begun` yet; the next one cancels (what was started is still stopped), the one after it ends the
-process on the spot. Python skips `finally` on SIGTERM unless
-the signal is handled, and a daemon would outlive us; hence one place for it.
+Always: the first signal (Ctrl-C, SIGTERM, a closed terminal) asks for a graceful end, or cancels a
+start that has not come to `begun` yet; the next one cancels (what was started is still stopped),
+the one after it ends the process on the spot. Python skips `finally` on SIGTERM unless the signal
+is handled, and a daemon would outlive us; hence one place for it.
 """
 
 import asyncio
@@ -12,6 +12,9 @@ import signal
 from collections.abc import Awaitable, Callable
 
 from helix_p2p.cli.errors import EXIT_INTERRUPTED
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a service manager, a terminal that is closed."""
 
 
 class StopRequest:
@@ -69,12 +72,13 @@ def run_service(service: Callable[[StopRequest], Awaitable[None]]) -> None:
 async def _serve(service: Callable[[StopRequest], Awaitable[None]]) -> None:
     loop = asyncio.get_running_loop()
     stop = StopRequest()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    heeded = [it for it in SIGNALS if signal.getsignal(it) is not signal.SIG_IGN]  # nohup
+    for number in heeded:
         loop.add_signal_handler(number, stop.ask)
     try:
         await service(stop)
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in heeded:
             loop.remove_signal_handler(number)
 
 
