@@ -92,15 +92,14 @@ class PackedAttention(Cache):
         """
         self._layer = layer_idx
         for kv, position, count, offset in self._rows:
-            stop, end = position + count, offset + count
-            kv.keys[layer_idx][:, position:stop] = key_states[0, :, offset:end]
-            kv.values[layer_idx][:, position:stop] = value_states[0, :, offset:end]
+            kv.keys[layer_idx].narrow(2, position, count).copy_(key_states.narrow(2, offset, count))
+            kv.values[layer_idx].narrow(2, position, count).copy_(
+                value_states.narrow(2, offset, count)
+            )
         if self.packed and not self._latent:
             return key_states, value_states
-        keys = [row.kv.keys[layer_idx][None, :, : row.position + row.tokens] for row in self._rows]
-        values = [
-            row.kv.values[layer_idx][None, :, : row.position + row.tokens] for row in self._rows
-        ]
+        keys = [r.kv.keys[layer_idx][:, :, : r.position + r.tokens] for r in self._rows]
+        values = [r.kv.values[layer_idx][:, :, : r.position + r.tokens] for r in self._rows]
         if len(self._rows) == 1:
             return keys[0], values[0]
         return torch.cat(keys, 2), torch.cat(values, 2)
@@ -136,44 +135,45 @@ class PackedAttention(Cache):
         Returns:
             `[1, N, heads, value_dim]`.
         """
-        _, heads, tokens, dim = query.shape
+        _, heads, _, dim = query.shape
         kv_heads, value_dim = value.shape[1], value.shape[3]
         groups = heads // kv_heads
         scale = dim**-0.5 if scaling is None else scaling
-        out = query.new_empty(tokens, heads, value_dim)
+        sinks = None if s_aux is None else s_aux.view(1, kv_heads, groups, 1, 1)
+        plainly = softcap is not None or sinks is not None
+        all_keys, all_values = key, value  # of a latent cache, one row's after another's
         expanded = 0
+        outs = []
         for kv, position, count, offset in self._rows:
             stop = position + count
             first = max(0, position - sliding_window + 1) if sliding_window else 0
             if self._latent:
-                keys = key[0, :, expanded + first : expanded + stop]
-                values = value[0, :, expanded + first : expanded + stop]
+                keys = all_keys.narrow(2, expanded + first, stop - first)
+                values = all_values.narrow(2, expanded + first, stop - first)
                 expanded += stop
             else:
-                keys = kv.keys[self._layer][:, first:stop]
-                values = kv.values[self._layer][:, first:stop]
-            mask = _mask(position, count, first, sliding_window, query.device)
-            if softcap is not None or s_aux is not None:
-                rows = query[0, :, offset : offset + count].reshape(kv_heads, groups, count, dim)
-                sinks = None if s_aux is None else s_aux.view(kv_heads, groups, 1, 1)
-                got = _attend_plainly(rows, keys, values, mask, scale, softcap, sinks)
-            elif count == 1:
+                keys = kv.keys[self._layer].narrow(2, first, stop - first)
+                values = kv.values[self._layer].narrow(2, first, stop - first)
+            if count == 1 and not plainly:
                 # the query heads of a group take the place of positions: no key is repeated
-                rows = query[0, :, offset].reshape(1, kv_heads, groups, dim)
-                got = F.scaled_dot_product_attention(rows, keys[None], values[None], scale=scale)
-                out[offset] = got.view(heads, value_dim)
+                rows = query.select(2, offset).reshape(1, kv_heads, groups, dim)
+                got = F.scaled_dot_product_attention(rows, keys, values, scale=scale)
+                outs.append(got.reshape(1, heads, value_dim))
                 continue
+            rows = query.narrow(2, offset, count).reshape(1, kv_heads, groups, count, dim)
+            mask = _mask(position, count, first, sliding_window, query.device)
+            if plainly:
+                got = _attend_plainly(rows, keys, values, mask, scale, softcap, sinks)
             else:
-                rows = query[0, :, offset : offset + count].reshape(kv_heads, groups, count, dim)
                 got = F.scaled_dot_product_attention(
-                    rows,
-                    keys[:, None].expand(-1, groups, -1, -1),
-                    values[:, None].expand(-1, groups, -1, -1),
+                    rows[0],
+                    keys[0, :, None].expand(-1, groups, -1, -1),
+                    values[0, :, None].expand(-1, groups, -1, -1),
                     attn_mask=mask,
                     scale=scale,
                 )
-            out[offset : offset + count] = got.reshape(heads, count, value_dim).transpose(0, 1)
-        return out[None], None
+            outs.append(got.reshape(heads, count, value_dim).transpose(0, 1))
+        return (outs[0] if len(outs) == 1 else torch.cat(outs))[None], None
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
         """Positions before the step; only a lone row has an answer that means something."""
@@ -212,18 +212,18 @@ def _attend_plainly(
     """Attention written out, for what the fused kernels do not know; softmax in float32.
 
     Args:
-        query: `[kv_heads, groups, count, dim]`.
-        keys: `[kv_heads, T, dim]`.
-        values: `[kv_heads, T, value_dim]`.
+        query: `[1, kv_heads, groups, count, dim]`.
+        keys: `[1, kv_heads, T, dim]`.
+        values: `[1, kv_heads, T, value_dim]`.
         mask: `[count, T]` or None.
         scale: Of the scores.
         softcap: See `attend`.
-        sinks: `[kv_heads, groups, 1, 1]` or None.
+        sinks: `[1, kv_heads, groups, 1, 1]` or None.
 
     Returns:
-        `[kv_heads, groups, count, value_dim]`.
+        `[1, kv_heads, groups, count, value_dim]`.
     """
-    scores = torch.matmul(query, keys[:, None].transpose(2, 3)) * scale
+    scores = torch.matmul(query, keys[:, :, None].transpose(3, 4)) * scale
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     scores = scores.float()
@@ -232,6 +232,6 @@ def _attend_plainly(
     if sinks is None:
         weights = torch.softmax(scores, -1)
     else:
-        sinks = sinks.float().expand(*scores.shape[:3], 1)
+        sinks = sinks.float().expand(*scores.shape[:4], 1)
         weights = torch.softmax(torch.cat([scores, sinks], -1), -1)[..., :-1]
-    return torch.matmul(weights.to(values.dtype), values[:, None])
+    return torch.matmul(weights.to(values.dtype), values[:, :, None])

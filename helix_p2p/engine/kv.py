@@ -48,8 +48,8 @@ class SessionKv:
         layers: The layers it runs here.
         tokens: Positions reserved, a multiple of `BLOCK_TOKENS`.
         length: Positions written, without gaps.
-        keys: By layer, `[heads, tokens, key_dim]`.
-        values: By layer, `[heads, tokens, value_dim]`.
+        keys: By layer, `[1, heads, tokens, key_dim]`.
+        values: By layer, `[1, heads, tokens, value_dim]`.
     """
 
     layers: LayerRange
@@ -137,8 +137,8 @@ class KvPool:
         opened = self._carve(storage, layers, tokens)
         if held is not None and held.layers == layers:
             for layer in layers:
-                opened.keys[layer][:, : held.length] = held.keys[layer][:, : held.length]
-                opened.values[layer][:, : held.length] = held.values[layer][:, : held.length]
+                opened.keys[layer][:, :, : held.length] = held.keys[layer][:, :, : held.length]
+                opened.values[layer][:, :, : held.length] = held.values[layer][:, :, : held.length]
             opened.length = held.length
         self.close(session)
         self._sessions[session] = opened
@@ -165,6 +165,6 @@ class KvPool:
         for number, layer in enumerate(layers):
             start = number * layer_size
             middle, end = start + key_size, start + layer_size
-            keys[layer] = storage[start:middle].view(shape.heads, tokens, shape.key_dim)
-            values[layer] = storage[middle:end].view(shape.heads, tokens, shape.value_dim)
+            keys[layer] = storage[start:middle].view(1, shape.heads, tokens, shape.key_dim)
+            values[layer] = storage[middle:end].view(1, shape.heads, tokens, shape.value_dim)
         return SessionKv(layers, tokens, 0, keys, values)

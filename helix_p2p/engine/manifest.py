@@ -24,6 +24,7 @@ from helix_p2p.cluster.manifest import (
     ManifestFile,
     make_manifest,
 )
+from helix_p2p.engine.supported import check_supported
 from helix_p2p.errors import ModelError
 
 CONFIG_FILE = "config.json"
@@ -52,9 +53,12 @@ def read_manifest(
         progress: Told while files are hashed.
 
     Raises:
-        ModelError: The folder is missing, not whole, or has no safetensors.
+        ModelError: The folder is missing, not whole, has no safetensors, or the model cannot be
+            served in slices.
     """
     config = read_config(folder)
+    architecture = architecture_of(config)
+    check_supported(architecture, config)
     names = {path.name for path in weight_files(folder)}
     names |= {file for file in (INDEX_FILE, *SHARED_NAMES) if (folder / file).is_file()}
     hashes = _HashCache(cache or Path(platformdirs.user_cache_dir("helix-p2p")) / "sha256.json")
@@ -69,7 +73,7 @@ def read_manifest(
     hashes.save()
     return make_manifest(
         name=name or folder.resolve().name,
-        architecture=architecture_of(config),
+        architecture=architecture,
         layers=_number(config, "num_hidden_layers", "n_layer", "num_layers"),
         vocab_size=_number(config, "vocab_size"),
         context_tokens=context_tokens(config),

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from helix_p2p.engine.architecture import SUPPORTED
 from helix_p2p.engine.contract import SampleRequest, StepRow
+from helix_p2p.engine.supported import SUPPORTED
 from helix_p2p.session.messages import Sampling
 from tests.unit.engine.tiny import CONFIGS, Chain, make_model, session
 
