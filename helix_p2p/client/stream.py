@@ -18,7 +18,7 @@ from helix_p2p.client.detokenizer import IncrementalText, StopStrings
 from helix_p2p.client.links import EntryLinks, Said
 from helix_p2p.client.results import Completion, Piece, Usage
 from helix_p2p.client.view import SwarmView
-from helix_p2p.errors import HelixError, NoRoute
+from helix_p2p.errors import DeadlineExceeded, HelixError, NoRoute
 from helix_p2p.session.client import ClientSession
 from helix_p2p.session.client_values import Effect, Ended, Pipeline, RefreshView, Send, Tokens
 from helix_p2p.session.messages import Delivered, FinishReason, Generate, Refused
@@ -194,9 +194,9 @@ class TextStream:
 
     def _explained(self, error: HelixError) -> HelixError:
         """A swarm that cannot serve at all says who is there."""
-        if not isinstance(error, NoRoute) or self._view.covered:
+        if not isinstance(error, NoRoute | DeadlineExceeded) or self._view.covered:
             return error
-        return NoRoute(f"{error.message}; {self._view.describe()}", hint=error.hint)
+        return type(error)(f"{error.message}; {self._view.describe()}", hint=error.hint)
 
     def _carry_out(
         self, effects: list[Effect], inbox: "_Inbox", opened: list[tuple[SessionId, PeerId]]
