@@ -278,6 +278,8 @@ def main() -> None:
     options.peers = options.peers or (4 if options.kill else 3)
     if options.peers < 2:
         parser.error("--peers: one of these peers alone cannot hold the model; take 2 or more")
+    if options.kill and options.peers < 3:
+        parser.error("--kill: those that are left must be able to hold the model; take 3 or more")
     try:
         asyncio.run(run(options))
     except asyncio.CancelledError:
