@@ -126,6 +126,7 @@ class _Run:
             self.options.steps,
             self._late,
             self.options.deadline_s is not None and self.options.clock is not None,
+            self.options.objective == Objective.FLOW,
             self._report,
         )
         if self.live is not None:

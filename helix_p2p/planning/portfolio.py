@@ -23,8 +23,10 @@ from helix_p2p.planning.links import HEATS, HOT_PEERS, LinkSearch
 from helix_p2p.planning.recreate import Search, greedy, greedy_baseline
 from helix_p2p.planning.sweep import search_by_sweeps
 
-SWEEP_PEERS = 64
-"""Up to this many peers a narrow sweep takes a second or two at most."""
+SWEEP_PEERS = 12
+"""Up to this many peers a narrow sweep takes a second or two, however different they are."""
+
+SWEEP_PEERS_OF_FEW_KINDS = 64
 
 FEW_KINDS = 8
 """With so few kinds of peers wide sweeps stay cheap, and their failures prove bounds."""
@@ -47,6 +49,9 @@ MOVE_WEIGHT = 0.3
 STALE_STEPS, STALE_STEPS_PER_PEER = 1500, 100
 """Without any gain for so long a search has found what it will find; 0.3 s for 6 peers."""
 
+FLOW_PATIENCE = 20
+"""Times as long, for those who ask for flow alone and wait for it."""
+
 STALE_ANNEALINGS = 4
 
 Late = Callable[[float], bool]
@@ -64,6 +69,7 @@ class Portfolio:
         steps: Of ruin and recreate in each search; None for what suits the size.
         late: Whether a share of the time is over; false for ever without a clock.
         timed: Whether there is a deadline; then searches go on until it is near.
+        patient: Whether to use the time even where little is gained any more.
         report: Told of (phase, value, bound, steps).
     """
 
@@ -73,6 +79,7 @@ class Portfolio:
     steps: int | None
     late: Late
     timed: bool
+    patient: bool
     report: Report
     bound: int = field(init=False)
     proof: str = field(init=False, default="prices")
@@ -108,7 +115,8 @@ class Portfolio:
             widest: Of the sweeps; wide ones are for proofs, which cost more than they improve.
         """
         few_kinds = int(self.capacities.kind.max()) < FEW_KINDS
-        if len(self.capacities.peers) <= SWEEP_PEERS:
+        sweepable = SWEEP_PEERS_OF_FEW_KINDS if few_kinds else SWEEP_PEERS
+        if len(self.capacities.peers) <= sweepable:
             self._sweep(8, 1e-3, until * 0.4)
         if self.value < self.bound:
             share = until * (0.6 if few_kinds else 1.0)
@@ -169,11 +177,14 @@ class Portfolio:
     def _run(self, search: Search, phase: str, until: float) -> None:
         peers = len(search.capacities.peers)
         steps = self.steps or (1_000_000_000 if self.timed else 400 + 20 * peers)
+        patience = (STALE_STEPS + STALE_STEPS_PER_PEER * peers) * (
+            FLOW_PATIENCE if self.patient else 1
+        )
         best, since = search.value, 0
         for step in range(steps):
             since = 0 if search.value > best else since + 1
             best = max(best, search.value)
-            if search.done or since > STALE_STEPS + STALE_STEPS_PER_PEER * peers:
+            if search.done or since > patience:
                 return
             if step % 64 == 0:
                 self.report(phase, search.value, self.bound, step)

@@ -116,11 +116,12 @@ def test_churn_is_repaired_with_few_moves() -> None:
     before = replace(everyone, peers=tuple(sorted(order[6:], key=lambda p: p.peer)))
     after = replace(everyone, peers=tuple(sorted(order[:-6], key=lambda p: p.peer)))
     live = plan(before, PlanOptions(objective="flow", steps=1500))
-    new = plan(after, PlanOptions(objective="flow", steps=1500), live=live)
+    # Layers of this model are fetched in seconds; a short payback makes moving dear all the same.
+    new = plan(after, PlanOptions(objective="flow", steps=1500, payback_s=60), live=live)
     fresh = plan(after, PlanOptions(objective="flow", steps=1500))
     moved, anew = (migration(after, live, one).fetched_layers for one in (new, fresh))
-    assert new.value_mtokens_per_s >= 0.92 * new.bound_mtokens_per_s
-    assert moved <= 0.6 * anew
+    assert new.value_mtokens_per_s >= 0.9 * new.bound_mtokens_per_s
+    assert moved <= 0.3 * anew
 
 
 def two_towns(each: int) -> Snapshot:
