@@ -14,12 +14,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import base58
+import msgspec
 
 from helix_p2p import codec
 from helix_p2p.errors import InviteError, ProtocolError
 from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership.credentials import (
     ALL_ROLES,
+    GRANT_KIND,
     Grant,
     Role,
     certify,
@@ -33,6 +35,19 @@ from helix_p2p.membership.credentials import (
 INVITE_PREFIX = "helix1"
 INVITE_LIMIT_CHARACTERS = 4096
 CHECKSUM_BYTES = 4
+
+
+class _Packed(msgspec.Struct, frozen=True, array_like=True):
+    """What cannot be derived, without field names: half as long as the invite's own fields."""
+
+    open_swarm: str
+    addresses: tuple[str, ...]
+    model_name: str
+    manifest_hash: bytes
+    root_public_key: bytes
+    invite_seed: bytes
+    grant_body: bytes
+    grant_signature: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +85,17 @@ class Invite:
 
     def to_text(self) -> str:
         """As one line."""
-        body = codec.encode(self)
+        packed = _Packed(
+            "" if self.grant else self.swarm,
+            self.addresses,
+            self.model_name,
+            bytes.fromhex(self.manifest_hash),
+            self.root_public_key,
+            self.invite_seed,
+            self.grant.body if self.grant else b"",
+            self.grant.signature if self.grant else b"",
+        )
+        body = codec.encode(packed)
         return INVITE_PREFIX + base58.b58encode(body + _checksum(body)).decode()
 
     def credentials_for(self, public_key: bytes) -> bytes:
@@ -144,11 +169,28 @@ def read_invite(text: str) -> Invite:
     if len(data) <= CHECKSUM_BYTES or _checksum(body) != checksum:
         raise InviteError("this invite's checksum is wrong: part of it is missing", hint=again)
     try:
-        invite = codec.decode(body, Invite, limit_bytes=INVITE_LIMIT_CHARACTERS)
+        invite = _unpacked(codec.decode(body, _Packed, limit_bytes=INVITE_LIMIT_CHARACTERS))
         _check_consistent(invite)
     except ProtocolError as error:
         raise InviteError(f"this invite is unusable: {error}", hint="ask for a new one") from error
     return invite
+
+
+def _unpacked(packed: _Packed) -> Invite:
+    root, granted = packed.root_public_key, None
+    swarm = packed.open_swarm
+    if not swarm:
+        swarm = swarm_id_of(root)
+        granted = Signed(GRANT_KIND, swarm, packed.grant_body, root, packed.grant_signature)
+    return Invite(
+        swarm,
+        packed.addresses,
+        packed.model_name,
+        packed.manifest_hash.hex(),
+        root,
+        packed.invite_seed,
+        granted,
+    )
 
 
 def _check_consistent(invite: Invite) -> None:

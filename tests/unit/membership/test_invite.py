@@ -118,8 +118,6 @@ def test_open_swarm_is_untrusted_and_needs_no_certificate() -> None:
         replace(make(), invite_seed=bytes(32)),
         replace(make(), invite_seed=b"short"),
         replace(make(), grant=None),
-        replace(make(), swarm=open_swarm_id_of("x")),
-        replace(make(), swarm="another"),
         replace(make(), root_public_key=identity(3).public_key),
         replace(make(), root_public_key=b""),
     ],
