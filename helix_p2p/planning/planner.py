@@ -56,6 +56,9 @@ WIDEST, WIDEST_PROOF = 64, 8192
 
 STALE_POLISH_STEPS = 120
 
+MANY_PEERS = 300
+"""Beyond this the flows of the finalists take a second, which the search leaves them."""
+
 LEAST_SOLVING_S = 2.0
 """Less is spent on starting the solver's process."""
 
@@ -141,7 +144,8 @@ class _Run:
         warm = max((f.routing.value_mtokens_per_s for f in finalists[1:]), default=0)
         if warm < LEAST_WARM * portfolio.bound:
             timed_proof = flow_only and portfolio.timed
-            half = 0.5 if self._solver_for(portfolio) is not None else 0.9
+            many = len(self.capacities.peers) > MANY_PEERS
+            half = 0.5 if self._solver_for(portfolio) is not None else 0.85 if many else 0.9
             portfolio.find_flow(
                 half if flow_only and self.held is None else 0.35,
                 widest=WIDEST_PROOF if timed_proof else WIDEST,
