@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 import torch
 
 from helix_p2p.errors import Busy, ProtocolError
+from helix_p2p.routing.admission import BLOCK_TOKENS
 from helix_p2p.types import LayerRange, SessionId
-
-BLOCK_TOKENS = 16
-"""Reservations are whole blocks, so that equal sessions reuse the allocator's freed memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,8 @@ from helix_p2p.session.effects import (
     SendRows,
 )
 from helix_p2p.session.entry import EntryMachine
-from helix_p2p.session.generation import EntryLimits, ModelLimits
+from helix_p2p.session.generation import EntryLimits
+from helix_p2p.session.limits import ModelLimits
 from helix_p2p.session.messages import (
     Cancel,
     Close,
@@ -132,15 +133,17 @@ class Serving:
         self._d_model = spec.d_model
         self._layers = spec.layers
         self._ledger = KvLedger(0)
+        model = ModelLimits(spec.layers, spec.context_tokens, spec.vocab_size)
         self._stage: StageMachine[RowPayload] = StageMachine(
             me,
+            model,
             self._ledger,
             StageLimits(limits.decode_batch, limits.prefill_chunk_tokens, limits.session_idle_s),
         )
         self._router = Router(spec.layers)
         self._entry = EntryMachine(
             me,
-            ModelLimits(spec.layers, spec.context_tokens, spec.vocab_size),
+            model,
             self._router,
             EntryLimits(
                 waiting_sessions=limits.waiting_sessions,

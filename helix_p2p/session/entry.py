@@ -35,10 +35,9 @@ from helix_p2p.session.generation import (
     EntryLimits,
     EntryStats,
     Generation,
-    ModelLimits,
     State,
-    check_request,
 )
+from helix_p2p.session.limits import ModelLimits, check_request
 from helix_p2p.session.messages import (
     Close,
     Delivered,

@@ -7,11 +7,11 @@ pipeline that is opened.
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from helix_p2p.errors import HelixError, InvalidRequest, PromptTooLong
+from helix_p2p.errors import HelixError
 from helix_p2p.routing.route import Route
 from helix_p2p.session.effects import ClientKey
 from helix_p2p.session.messages import Generate
-from helix_p2p.types import SESSION_ID_BYTES, PeerId
+from helix_p2p.types import PeerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,6 @@ class EntryLimits:
     token_deadline_s: float = 20.0
     prefill_s_per_token: float = 0.02
     repairs: int = 8
-
-
-@dataclass(frozen=True, slots=True)
-class ModelLimits:
-    """What the model takes."""
-
-    layers: int
-    context_tokens: int
-    vocab_size: int
 
 
 @dataclass(slots=True)
@@ -111,36 +102,3 @@ class Generation:
     def peers(self) -> tuple[PeerId, ...]:
         """Peers of its pipeline, in order."""
         return tuple(hop.peer for hop in self.route)
-
-
-def check_request(request: Generate, model: ModelLimits) -> None:
-    """Refuse what no peer could serve.
-
-    Raises:
-        InvalidRequest: Token ids, lengths or sampling are out of range.
-        PromptTooLong: Prompt and answer exceed the model's context.
-    """
-    if len(request.session) != SESSION_ID_BYTES:
-        raise InvalidRequest(f"a session id is {SESSION_ID_BYTES} bytes")
-    if not request.prompt or request.max_new_tokens <= len(request.generated):
-        raise InvalidRequest("a prompt and at least one new token are needed")
-    longest = len(request.prompt) + request.max_new_tokens
-    if longest > model.context_tokens:
-        raise PromptTooLong(
-            f"prompt and answer take {longest} tokens, "
-            f"the model's context is {model.context_tokens}"
-        )
-    known = range(model.vocab_size)
-    if any(token not in known for token in (*request.prompt, *request.generated)):
-        raise InvalidRequest(f"token ids are 0 to {model.vocab_size - 1}")
-    sampling = request.sampling
-    if not (
-        0.0 <= sampling.temperature <= 100.0
-        and 0.0 < sampling.top_p <= 1.0
-        and sampling.top_k >= 0
-        and 0.0 < sampling.repetition_penalty <= 100.0
-    ):
-        raise InvalidRequest(
-            "temperature is 0 to 100, top_p in (0, 1], top_k at least 0, "
-            "repetition_penalty in (0, 100]"
-        )

@@ -234,11 +234,17 @@ class StageFailed:
     failure: Failure
 
 
+MOST_ROW_POSITIONS = 2048
+"""Entry peers cut prompts into chunks of 128–256; a row as long as the context would keep every
+other session of a stage waiting for seconds, and want memory in the square of its length."""
+
+
 def check_forward(message: Forward) -> None:
     """Check that a frame's columns fit each other.
 
     Raises:
-        ProtocolError: Columns of different lengths, an empty row, decode rows of several positions.
+        ProtocolError: Columns of different lengths, an empty or a huge row, decode rows of several
+            positions.
     """
     rows = len(message.sessions)
     columns = (message.attempts, message.positions, message.counts, message.sample)
@@ -246,6 +252,8 @@ def check_forward(message: Forward) -> None:
         raise ProtocolError("a forward frame's columns differ in length")
     if min(message.counts) < 1 or min(message.positions) < 0:
         raise ProtocolError("a forward frame's rows start at 0 or later and are never empty")
+    if max(message.counts) > MOST_ROW_POSITIONS:
+        raise ProtocolError(f"a forward frame's row has at most {MOST_ROW_POSITIONS} positions")
     if message.phase is Phase.DECODE and max(message.counts) != 1:
         raise ProtocolError("a decode row is one position")
     if message.tokens and len(message.tokens) != sum(message.counts):

@@ -6,21 +6,21 @@ The machine holds no tensors. It decides which rows run together and where each 
 Always:
 - a row runs only if it continues what its session's KV cache holds, in the current attempt: stale,
   duplicate and reordered frames have no effect;
-- at most one step is out at a time; decode rows of all entry peers that wait are merged into it,
-  and decode and prefill take turns when both wait, so neither starves (one prefill chunk, then one
-  decode batch);
-- prefill is served round robin by session and packed up to the chunk size;
-- a session that ends, expires or loses its entry peer frees its KV reservation exactly once.
+- at most one step is out at a time; what it contains is chosen in `inbox.py`;
+- one session's trouble is its own: a step of several rows that fails is run again in halves, until
+  what fails alone is alone (writes to the KV cache are idempotent, so nothing is done twice);
+- a session that ends, expires or loses its entry peer frees its KV reservation exactly once, and
+  an entry peer that did not end it itself is told.
 """
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from helix_p2p.errors import HelixError, NotServing, PeerLost, ProtocolError
-from helix_p2p.routing.admission import KvLedger
+from helix_p2p.errors import Busy, HelixError, NotServing, PeerLost, ProtocolError
+from helix_p2p.routing.admission import KvLedger, token_layers_of
+from helix_p2p.routing.shares import FairShares
 from helix_p2p.session.effects import (
     CloseCache,
     Effect,
@@ -30,6 +30,8 @@ from helix_p2p.session.effects import (
     SendRows,
     StepRow,
 )
+from helix_p2p.session.inbox import Inbox, Waiting
+from helix_p2p.session.limits import ModelLimits, check_open
 from helix_p2p.session.messages import (
     Close,
     Failure,
@@ -44,14 +46,23 @@ from helix_p2p.types import LayerRange, PeerId, SessionId
 
 P = TypeVar("P")
 
+MESSAGE_CHARACTERS = 1000
+"""Of an error, on the wire."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageLimits:
-    """How much runs at once and how long a silent session lives."""
+    """How much runs at once, how much may wait, and how long a silent session lives.
+
+    Attributes:
+        waiting_positions: Most positions whose activations wait here; a stage so far behind gives
+            sessions back instead of filling its memory.
+    """
 
     decode_batch: int = 64
     prefill_tokens: int = 256
     session_idle_s: float = 60.0
+    waiting_positions: int = 65_536
 
 
 @dataclass(slots=True)
@@ -60,6 +71,7 @@ class _Session:
 
     open: Open
     filled: int = 0
+    decoding: bool = False
     history: list[int] = field(default_factory=list)
 
     @property
@@ -68,62 +80,34 @@ class _Session:
         return last is not None and last.sampling.repetition_penalty != 1.0
 
 
-@dataclass(slots=True)
-class _Waiting(Generic[P]):
-    """One row in an inbox."""
-
-    session: SessionId
-    attempt: int
-    position: int
-    count: int
-    sample: bool
-    payload: P
-
-
-class _Turn(Enum):
-    DECODE = auto()
-    PREFILL = auto()
-
-
-@dataclass(slots=True)
-class _Inbox(Generic[P]):
-    decode: deque[_Waiting[P]] = field(default_factory=deque)
-    prefill: dict[SessionId, deque[_Waiting[P]]] = field(default_factory=dict)
-
-    def put(self, phase: Phase, row: _Waiting[P]) -> None:
-        if phase is Phase.DECODE:
-            self.decode.append(row)
-        else:
-            self.prefill.setdefault(row.session, deque()).append(row)
-
-    def forget(self, session: SessionId) -> None:
-        self.prefill.pop(session, None)
-        self.decode = deque(row for row in self.decode if row.session != session)
-
-    @property
-    def rows(self) -> int:
-        return len(self.decode) + sum(len(chunks) for chunks in self.prefill.values())
-
-
 class StageMachine(Generic[P]):
     """All sessions in which this peer is a stage.
 
     Args:
         me: This peer.
+        model: What the model takes.
         ledger: KV room; the machine reserves and releases in it.
         limits: Batch sizes and idle time.
     """
 
-    def __init__(self, me: PeerId, ledger: KvLedger, limits: StageLimits | None = None) -> None:
+    def __init__(
+        self,
+        me: PeerId,
+        model: ModelLimits,
+        ledger: KvLedger,
+        limits: StageLimits | None = None,
+    ) -> None:
         self._me = me
+        self._model = model
         self._ledger = ledger
+        self._shares = FairShares(ledger)
         self._limits = limits or StageLimits()
         self._serving: LayerRange | None = None
         self._draining = False
         self._sessions: dict[SessionId, _Session] = {}
-        self._inbox: _Inbox[P] = _Inbox()
-        self._turn = _Turn.DECODE
+        self._inbox: Inbox[P] = Inbox(self._limits.decode_batch, self._limits.prefill_tokens)
         self._running: RunStep[P] | None = None
+        self._again: deque[RunStep[P]] = deque()
 
     @property
     def sessions(self) -> int:
@@ -134,6 +118,11 @@ class StageMachine(Generic[P]):
     def waiting_rows(self) -> int:
         """Rows that wait for a step."""
         return self._inbox.rows
+
+    @property
+    def waiting_positions(self) -> int:
+        """Positions of those rows."""
+        return self._inbox.positions
 
     def layers_in_use(self) -> tuple[LayerRange, ...]:
         """Ranges that open sessions run on; those layers must not be dropped."""
@@ -149,19 +138,25 @@ class StageMachine(Generic[P]):
     def on_open(self, sender: PeerId, message: Open, now_s: float) -> list[Effect[P]]:
         """Reserve room for a session, or say why not."""
         known = self._sessions.get(message.session)
-        if known is not None and message.attempt < known.open.attempt:
+        mine = known is not None and known.open.entry == sender
+        if mine and known is not None and message.attempt < known.open.attempt:
             return []
         try:
-            self._check_open(sender, message, known)
-            self._ledger.reserve(
+            if known is not None and not mine:
+                raise ProtocolError("this session is another entry peer's")
+            check_open(message, sender, self._me, self._model)
+            self._check_serving(message, known)
+            self._shares.reserve(
                 message.session,
-                message.kv_tokens * len(message.layers),
+                sender,
+                token_layers_of(message.kv_tokens, message.layers),
+                now_s,
                 now_s + self._limits.session_idle_s,
             )
         except HelixError as error:
-            effects = self._end(message.session) if known is not None else []
+            effects = self._end(message.session) if mine else []
             answer = Opened(message.session, message.attempt, failure_of(error))
-            return [*effects, Send(message.entry, answer)]
+            return [*effects, Send(sender, answer)]
         self._inbox.forget(message.session)
         effects = []
         if known is not None and known.open.layers != message.layers:
@@ -170,7 +165,7 @@ class StageMachine(Generic[P]):
         if fresh.needs_history and message.last is not None:
             fresh.history.extend(message.last.history)
         effects.append(OpenCache(message.session, message.layers, message.kv_tokens))
-        effects.append(Send(message.entry, Opened(message.session, message.attempt)))
+        effects.append(Send(sender, Opened(message.session, message.attempt)))
         return effects
 
     def on_close(self, sender: PeerId, message: Close) -> list[Effect[P]]:
@@ -191,6 +186,7 @@ class StageMachine(Generic[P]):
             payloads: One per row.
             now_s: Now.
         """
+        effects: list[Effect[P]] = []
         for index, session in enumerate(message.sessions):
             known = self._sessions.get(session)
             if known is None or known.open.attempt != message.attempts[index]:
@@ -199,18 +195,26 @@ class StageMachine(Generic[P]):
                 continue
             if message.positions[index] + message.counts[index] > known.open.kv_tokens:
                 continue
+            try:
+                self._check_row(message, known, message.counts[index])
+            except HelixError as error:
+                at_fault = self._me if isinstance(error, Busy) else sender
+                effects += self._fail(session, known.open, at_fault, error)
+                continue
             known.filled += message.counts[index]
             self._ledger.touch(session, now_s + self._limits.session_idle_s)
-            row = _Waiting(
+            row = Waiting(
                 session,
                 message.attempts[index],
                 message.positions[index],
                 message.counts[index],
                 message.sample[index],
                 payloads[index],
+                known.open.layers,
+                known.open.next,
             )
             self._inbox.put(message.phase, row)
-        return self._next_step()
+        return effects + self._next_step()
 
     def on_poisoned(self, sender: PeerId, message: Forward, error: HelixError) -> list[Effect[P]]:
         """A frame's activations are unusable: its sender is at fault, its sessions move on."""
@@ -219,32 +223,40 @@ class StageMachine(Generic[P]):
             known = self._sessions.get(session)
             if known is None or known.open.attempt != attempt or known.open.previous != sender:
                 continue
-            failed = StageFailed(session, attempt, sender, failure_of(error))
-            entry = known.open.entry
-            effects += [*self._end(session), Send(entry, failed)]
+            effects += self._fail(session, known.open, sender, error)
         return effects
+
+    def on_congested(self, peer: PeerId) -> None:
+        """The way to a next stage is full; prefill for it waits here until `on_drained`."""
+        self._inbox.congested.add(peer)
+
+    def on_drained(self, peer: PeerId) -> list[Effect[P]]:
+        """There is room again on the way to a next stage."""
+        self._inbox.congested.discard(peer)
+        return self._next_step()
 
     def on_peer_lost(self, peer: PeerId) -> list[Effect[P]]:
         """A neighbour is gone: free what its sessions held, tell who can repair the others."""
         effects: list[Effect[P]] = []
+        self._inbox.congested.discard(peer)
         for session, known in list(self._sessions.items()):
             if known.open.entry == peer:
                 effects += self._end(session)
             elif known.open.next == peer:
                 lost = PeerLost(f"the next stage {peer} is gone")
-                effects.append(
-                    Send(
-                        known.open.entry,
-                        StageFailed(session, known.open.attempt, peer, failure_of(lost)),
-                    )
-                )
+                effects.append(_failed(session, known.open, peer, lost))
         return effects
 
     def tick(self, now_s: float) -> list[Effect[P]]:
-        """Free sessions that heard nothing for too long."""
+        """Free sessions that heard nothing for too long, or whose room is another's by now."""
         effects: list[Effect[P]] = []
         for session in self._ledger.expired(now_s):
-            effects += self._end(session)
+            silent = Busy(f"it heard nothing for {self._limits.session_idle_s:g} s")
+            effects += self._fail(session, self._sessions[session].open, self._me, silent)
+        if (session_to_end := self._shares.to_end(now_s)) is not None:
+            unfair = Busy("others have waited for their share of this peer", retry_after_s=5.0)
+            ended = self._sessions[session_to_end].open
+            effects += self._fail(session_to_end, ended, self._me, unfair)
         return effects
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────
@@ -272,15 +284,18 @@ class StageMachine(Generic[P]):
         return effects + self._next_step()
 
     def on_step_failed(self, error: HelixError) -> list[Effect[P]]:
-        """The engine refused the step; each of its sessions is told, none is left waiting."""
+        """The engine refused the step: find the row that it refuses, and end that session."""
         step = self._finish_step()
+        middle = len(step.rows) // 2
+        if middle:
+            halves = (step.rows[:middle], step.rows[middle:])
+            self._again.extend(replace(step, rows=rows) for rows in halves)
+            return self._next_step()
+        (row,) = step.rows
         effects: list[Effect[P]] = []
-        for row in step.rows:
-            known = self._sessions.get(row.session)
-            if known is not None and known.open.attempt == row.attempt:
-                entry, attempt = known.open.entry, known.open.attempt
-                failed = StageFailed(row.session, attempt, self._me, failure_of(error))
-                effects += [*self._end(row.session), Send(entry, failed)]
+        known = self._sessions.get(row.session)
+        if known is not None and known.open.attempt == row.attempt:
+            effects += self._fail(row.session, known.open, self._me, error)
         return effects + self._next_step()
 
     def on_cache_failed(self, session: SessionId, error: HelixError) -> list[Effect[P]]:
@@ -288,24 +303,33 @@ class StageMachine(Generic[P]):
         known = self._sessions.get(session)
         if known is None:
             return []
-        entry, attempt = known.open.entry, known.open.attempt
-        failed = StageFailed(session, attempt, self._me, failure_of(error))
-        return [*self._end(session), Send(entry, failed)]
+        return self._fail(session, known.open, self._me, error)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────
 
-    def _check_open(self, sender: PeerId, message: Open, known: _Session | None) -> None:
-        if message.entry != sender or (known is not None and known.open.entry != sender):
-            raise ProtocolError("only a session's entry peer opens its stages")
-        if message.kv_tokens < 1:
-            raise ProtocolError("a session needs room for at least one token")
-        if (message.last is None) != (message.next is not None):
-            raise ProtocolError("exactly the last stage samples")
+    def _check_serving(self, message: Open, known: _Session | None) -> None:
         if self._serving is None or not self._serving.contains(message.layers):
             held = self._serving or "none"
             raise NotServing(f"layers {message.layers} are not served here (served: {held})")
         if self._draining and known is None:
             raise NotServing("this peer is leaving")
+
+    def _check_row(self, message: Forward, known: _Session, count: int) -> None:
+        """What no honest sender sends, or what there is no room for."""
+        if bool(message.tokens) != (known.open.layers.start == 0):
+            raise ProtocolError("a first stage takes tokens, every other one activations")
+        if message.phase is Phase.DECODE and self._inbox.prefills(known.open.session):
+            raise ProtocolError("a decode step came before its prefill was done")
+        if message.phase is Phase.PREFILL and known.decoding:
+            raise ProtocolError("prefill came after a decode step")
+        known.decoding = message.phase is Phase.DECODE
+        if self._inbox.positions + count > self._limits.waiting_positions:
+            raise Busy(f"{self._inbox.positions} positions wait here already", retry_after_s=5.0)
+
+    def _fail(
+        self, session: SessionId, open_: Open, at_fault: PeerId, error: HelixError
+    ) -> list[Effect[P]]:
+        return [*self._end(session), _failed(session, open_, at_fault, error)]
 
     def _end(self, session: SessionId) -> list[Effect[P]]:
         self._sessions.pop(session, None)
@@ -322,56 +346,31 @@ class StageMachine(Generic[P]):
     def _next_step(self) -> list[Effect[P]]:
         if self._running is not None:
             return []
-        turns = (self._turn, _Turn.PREFILL if self._turn is _Turn.DECODE else _Turn.DECODE)
-        for turn in turns:
-            rows = self._take_decode() if turn is _Turn.DECODE else self._take_prefill()
-            if not rows:
-                continue
-            self._turn = _Turn.PREFILL if turn is _Turn.DECODE else _Turn.DECODE
-            phase = Phase.DECODE if turn is _Turn.DECODE else Phase.PREFILL
-            first = self._sessions[rows[0].session].open
-            self._running = RunStep(
-                phase, first.layers, tuple(self._row(row) for row in rows), first.layers.start == 0
-            )
-            return [self._running]
-        return []
+        self._running = self._repeated() or self._fresh()
+        return [] if self._running is None else [self._running]
 
-    def _take_decode(self) -> list[_Waiting[P]]:
-        """All waiting decode rows that share the first one's layers, one per session."""
-        taken: list[_Waiting[P]] = []
-        left: deque[_Waiting[P]] = deque()
-        layers: LayerRange | None = None
-        for row in self._inbox.decode:
-            open_ = self._sessions[row.session].open
-            layers = layers or open_.layers
-            if open_.layers == layers and len(taken) < self._limits.decode_batch:
-                taken.append(row)
-            else:
-                left.append(row)
-        self._inbox.decode = left
-        return taken
+    def _repeated(self) -> RunStep[P] | None:
+        """A part of a step that failed, less the sessions that ended since."""
+        while self._again:
+            step = self._again.popleft()
+            rows = tuple(row for row in step.rows if self._is_current(row))
+            if rows:
+                return replace(step, rows=rows)
+        return None
 
-    def _take_prefill(self) -> list[_Waiting[P]]:
-        """Chunks of different sessions that share layers, up to the chunk size together."""
-        taken: list[_Waiting[P]] = []
-        layers: LayerRange | None = None
-        room = self._limits.prefill_tokens
-        for session in list(self._inbox.prefill):
-            chunks = self._inbox.prefill[session]
-            open_ = self._sessions[session].open
-            layers = layers or open_.layers
-            if open_.layers != layers or (taken and chunks[0].count > room):
-                continue
-            taken.append(chunks.popleft())
-            room -= taken[-1].count
-            del self._inbox.prefill[session]
-            if chunks:  # its next chunk waits behind the other sessions'
-                self._inbox.prefill[session] = chunks
-            if room <= 0:
-                break
-        return taken
+    def _fresh(self) -> RunStep[P] | None:
+        found = self._inbox.take()
+        if found is None:
+            return None
+        phase, rows = found
+        layers = rows[0].layers
+        return RunStep(phase, layers, tuple(self._row(row) for row in rows), layers.start == 0)
 
-    def _row(self, waiting: _Waiting[P]) -> StepRow[P]:
+    def _is_current(self, row: StepRow[P]) -> bool:
+        known = self._sessions.get(row.session)
+        return known is not None and known.open.attempt == row.attempt
+
+    def _row(self, waiting: Waiting[P]) -> StepRow[P]:
         known = self._sessions[waiting.session]
         return StepRow(
             waiting.session,
@@ -387,7 +386,11 @@ class StageMachine(Generic[P]):
 
 def failure_of(error: HelixError) -> Failure:
     """An error as it goes over the wire."""
-    return Failure(error.code, error.message, error.retry_after_s)
+    return Failure(error.code, error.message[:MESSAGE_CHARACTERS], error.retry_after_s)
+
+
+def _failed(session: SessionId, open_: Open, at_fault: PeerId, error: HelixError) -> Send:
+    return Send(open_.entry, StageFailed(session, open_.attempt, at_fault, failure_of(error)))
 
 
 def _forward(step: RunStep[P], indices: Iterable[int]) -> Forward:

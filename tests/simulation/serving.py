@@ -20,7 +20,8 @@ from helix_p2p.session.effects import (
     SendRows,
 )
 from helix_p2p.session.entry import EntryMachine
-from helix_p2p.session.generation import EntryLimits, ModelLimits
+from helix_p2p.session.generation import EntryLimits
+from helix_p2p.session.limits import ModelLimits
 from helix_p2p.session.messages import (
     Close,
     Delivered,
@@ -134,13 +135,14 @@ class Swarm:
         for name, (start, end) in held.items():
             me, ledger, router = PeerId(name), KvLedger(kv), Router(layers)
             router.follow(placement)
+            model = ModelLimits(layers, 500, VOCAB)
             entry = EntryMachine(
                 me,
-                ModelLimits(layers, 500, VOCAB),
+                model,
                 router,
                 EntryLimits(prefill_chunk_tokens=chunk, token_deadline_s=3.0, waiting_s=20.0),
             )
-            stage = StageMachine(me, ledger)
+            stage = StageMachine(me, model, ledger)
             stage.serve(LayerRange(start, end))
             self.peers[me] = Peer(me, LayerRange(start, end), stage, entry, ledger)
         for peer in self.peers.values():

@@ -7,6 +7,7 @@ from helix_p2p.routing.admission import KvLedger
 from helix_p2p.routing.masks import Masks
 from helix_p2p.types import PeerId, SessionId
 
+ENTRY = PeerId("entry")
 sessions = st.sampled_from([SessionId(bytes([i]) * 16) for i in range(5)])
 steps = st.lists(
     st.one_of(
@@ -25,7 +26,7 @@ def test_ledger_agrees_with_a_plain_sum_and_admits_only_what_fits(actions):
         if action == "reserve":
             fits = sum(v for s, v in model.items() if s != session) + amount <= capacity
             try:
-                ledger.reserve(session, amount, expires_s=1.0)
+                ledger.reserve(session, ENTRY, amount, expires_s=1.0)
                 assert fits or amount <= model.get(session, 0)
                 model[session] = amount
             except Busy:
@@ -37,20 +38,21 @@ def test_ledger_agrees_with_a_plain_sum_and_admits_only_what_fits(actions):
             capacity = amount
             ledger.resize(amount)
         assert ledger.used_token_layers == sum(model.values()) >= 0
+        assert ledger.used_by.get(ENTRY, 0) == ledger.used_token_layers
         assert set(ledger.reservations) == set(model)
 
 
 def test_refusal_leaves_what_was_held():
     ledger, one = KvLedger(10), SessionId(b"1" * 16)
-    ledger.reserve(one, 8, expires_s=5.0)
+    ledger.reserve(one, ENTRY, 8, expires_s=5.0)
     with pytest.raises(Busy):
-        ledger.reserve(one, 11, expires_s=9.0)
+        ledger.reserve(one, ENTRY, 11, expires_s=9.0)
     assert ledger.reservations[one].token_layers == 8
 
 
 def test_touch_moves_the_expiry():
     ledger, one = KvLedger(10), SessionId(b"1" * 16)
-    ledger.reserve(one, 1, expires_s=5.0)
+    ledger.reserve(one, ENTRY, 1, expires_s=5.0)
     ledger.touch(one, 9.0)
     assert ledger.expired(5.0) == ()
     assert ledger.expired(9.0) == (one,)
