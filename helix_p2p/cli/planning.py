@@ -27,6 +27,7 @@ from helix_p2p.cluster.file import read_cluster
 from helix_p2p.cluster.reference import CLUSTERS, MODELS, reference_snapshot
 from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.errors import ConfigError, HelixError
+from helix_p2p.planning import highs
 from helix_p2p.planning.baselines import BASELINES, Planner
 from helix_p2p.planning.marginal import worths
 from helix_p2p.planning.plan import Placement
@@ -162,6 +163,7 @@ def _planned(
         seed=request.seed,
         deadline_s=request.time_limit_s,
         clock=clock,
+        solver=highs.solve,
     )
     with _progress(request.planner) as told:
         found = PLANNERS[request.planner](snapshot, options, live, told)
