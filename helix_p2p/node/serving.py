@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from random import SystemRandom
 from typing import Protocol
 
 import torch
@@ -145,6 +146,7 @@ class Serving:
             me,
             model,
             self._router,
+            SystemRandom(),
             EntryLimits(
                 waiting_sessions=limits.waiting_sessions,
                 waiting_s=limits.waiting_s,

@@ -2,19 +2,22 @@
 
 A generation waits until a route has room, opens every stage of it, feeds prompt and answer so
 far as prefill chunks, then one token at a time. When a stage dies, hangs or refuses, the
-generation goes back to the front of the queue and takes a new route: all tokens known so far are
+generation goes back to the front of the line and takes a new route: all tokens known so far are
 fed again, from the first position, into caches that the new attempt opens (docs/adr/0005).
 
 Always:
 - a delivered token has the next number, comes once, and is never changed by a repair;
-- what belongs to an earlier attempt has no effect;
+- what belongs to an earlier attempt has no effect, and a stage speaks for itself and against those
+  behind it, never against this peer;
 - nothing waits for ever: waiting, opening and every token have a deadline, repairs without progress
   are counted, and the client gets one typed `Refused` in the end;
-- waiting is bounded, and fair between client identities.
+- waiting is bounded, and fair between client identities (`line.py`);
+- a peer that leaves refuses what waits at once, so that clients go elsewhere.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from random import Random
 
 from helix_p2p.errors import (
     Busy,
@@ -26,35 +29,36 @@ from helix_p2p.errors import (
     NoRoute,
     NotServing,
     PeerLost,
+    ProtocolError,
     from_wire,
 )
 from helix_p2p.routing.masks import Masks
 from helix_p2p.routing.route import Route, Router
+from helix_p2p.session import frames
 from helix_p2p.session.effects import ClientKey, Deliver, Send
 from helix_p2p.session.generation import (
     EntryLimits,
     EntryStats,
     Generation,
+    GenerationKey,
     State,
 )
 from helix_p2p.session.limits import ModelLimits, check_request
+from helix_p2p.session.line import OpeningPace, StartRate, check_share, next_in_line
 from helix_p2p.session.messages import (
     Close,
     Delivered,
+    Failure,
     FinishReason,
-    Forward,
     Generate,
-    LastStage,
-    Open,
     Opened,
-    Phase,
     Refused,
     Sampled,
     StageFailed,
 )
 from helix_p2p.session.stage import failure_of
 from helix_p2p.session.window import DecodeWindows
-from helix_p2p.types import LayerRange, PeerId, SessionId
+from helix_p2p.types import SESSION_ID_BYTES, LayerRange, PeerId, SessionId
 
 EntryEffect = Send | Deliver
 
@@ -66,17 +70,27 @@ class EntryMachine:
         me: This peer; it is the first stage of each of its generations.
         model: What the model takes.
         router: Follows the plan; its IWRR state is this entry peer's own.
+        random: For sessions' names, which others should not be able to foresee.
         limits: Bounds.
     """
 
     def __init__(
-        self, me: PeerId, model: ModelLimits, router: Router, limits: EntryLimits | None = None
+        self,
+        me: PeerId,
+        model: ModelLimits,
+        router: Router,
+        random: Random,
+        limits: EntryLimits | None = None,
     ) -> None:
         self._me = me
         self._model = model
         self._router = router
+        self._random = random
         self._limits = limits or EntryLimits()
-        self._generations: dict[SessionId, Generation] = {}
+        self._generations: dict[GenerationKey, Generation] = {}
+        self._by_name: dict[SessionId, Generation] = {}
+        self._starts = StartRate(self._limits.starts_per_s, self._limits.sessions_per_client)
+        self._pace = OpeningPace()
         self._windows = DecodeWindows()
         self._failed = Masks()
         self._busy = Masks(shortest_s=0.1, longest_s=2.0)
@@ -113,7 +127,12 @@ class EntryMachine:
         """The view changed: who serves what (ourselves included), on which host, by which plan."""
         self._serving, self._hosts, self._epoch = serving, hosts, epoch
         self._draining = draining
-        return self._admit(now_s)
+        if not draining:
+            return self._admit(now_s)
+        effects: list[EntryEffect] = []
+        for generation in [g for g in self._generations.values() if g.state is State.WAITING]:
+            effects += self._refuse(generation, _leaving())
+        return effects
 
     # ── the client ───────────────────────────────────────────────────────────────────────────
 
@@ -122,13 +141,17 @@ class EntryMachine:
     ) -> list[EntryEffect]:
         """A client wants an answer, or the rest of one."""
         try:
-            self._check(request)
+            yields = self._check(client, identity, request, now_s)
         except HelixError as error:
             self.stats.refused += 1
             return [Deliver(client, Refused(request.session, failure_of(error)))]
+        effects: list[EntryEffect] = []
+        if yields is not None:
+            pushed_out = Busy("other clients' requests go before this one", retry_after_s=2.0)
+            effects += self._refuse(yields, pushed_out)
         self.stats.accepted += 1
         self._arrivals += 1
-        self._generations[request.session] = Generation(
+        generation = Generation(
             client,
             identity,
             request,
@@ -136,12 +159,13 @@ class EntryMachine:
             now_s + self._limits.waiting_s,
             [*request.prompt, *request.generated],
         )
-        return self._admit(now_s)
+        self._generations[generation.key] = generation
+        return effects + self._admit(now_s)
 
     def on_cancel(self, client: ClientKey, session: SessionId, now_s: float) -> list[EntryEffect]:
         """The client wants no more."""
-        generation = self._generations.get(session)
-        if generation is None or generation.client != client:
+        generation = self._generations.get((client, session))
+        if generation is None:
             return []
         self.stats.cancelled += 1
         return [*self._drop(generation), *self._admit(now_s)]
@@ -164,13 +188,13 @@ class EntryMachine:
         if sender not in generation.peers:
             return []
         if message.failure is not None:
-            failure = message.failure
-            error = from_wire(failure.code, failure.message, failure.retry_after_s)
+            error = self._said(sender, message.failure)
             return self._trouble(generation, sender, error, now_s)
         generation.opened.add(sender)
         if len(generation.opened) < len(generation.route):
             return []
-        return self._feed_all(generation, now_s)
+        self._pace.opened()
+        return [*self._feed_all(generation, now_s), *self._admit(now_s)]
 
     def on_sampled(self, sender: PeerId, message: Sampled, now_s: float) -> list[EntryEffect]:
         """New tokens from a last stage."""
@@ -198,10 +222,11 @@ class EntryMachine:
         generation = self._current(message.session, message.attempt)
         if generation is None or sender not in generation.peers:
             return []
-        at_fault = message.peer if message.peer in generation.peers else sender
-        failure = message.failure
-        error = from_wire(failure.code, failure.message, failure.retry_after_s)
-        return self._trouble(generation, at_fault, error, now_s)
+        behind = generation.peers[generation.peers.index(sender) :]
+        before = generation.peers[max(0, generation.peers.index(sender) - 1)]
+        accused = message.peer in (*behind, before) and message.peer != self._me
+        at_fault = message.peer if accused else sender
+        return self._trouble(generation, at_fault, self._said(sender, message.failure), now_s)
 
     def on_peer_lost(self, peer: PeerId, now_s: float) -> list[EntryEffect]:
         """A stage's link broke or fell silent: every generation on it is repaired."""
@@ -236,28 +261,36 @@ class EntryMachine:
 
     # ── inside: admission ────────────────────────────────────────────────────────────────────
 
-    def _check(self, request: Generate) -> None:
+    def _check(
+        self, client: ClientKey, identity: PeerId, request: Generate, now_s: float
+    ) -> Generation | None:
+        """Refuse a request, or say which other one gives way to it."""
         if self._draining:
-            raise NotServing("this peer is leaving")
-        if request.session in self._generations:
+            raise _leaving()
+        if (client, request.session) in self._generations:
             raise InvalidRequest("this session id is in use")
         check_request(request, self._model)
-        if self.waiting >= self._limits.waiting_sessions:
-            raise Busy(f"{self.waiting} requests wait here already", retry_after_s=2.0)
+        yields = check_share(identity, self._generations.values(), self._limits)
+        self._starts.take(identity, now_s)
+        return yields
 
     def _admit(self, now_s: float) -> list[EntryEffect]:
-        """Open routes for what waits: repairs first, then the clients that have least running."""
+        """Open routes for what waits, as many at once as the stages' answers suggest."""
         effects: list[EntryEffect] = []
+        waiting = [g for g in self._generations.values() if g.state is State.WAITING]
+        if not waiting:
+            return effects
+        opening = sum(g.state is State.OPENING for g in self._generations.values())
         running = Counter(
             g.identity for g in self._generations.values() if g.state is not State.WAITING
         )
-        waiting = [g for g in self._generations.values() if g.state is State.WAITING]
-        while waiting:
-            waiting.sort(key=lambda g: (g.attempt == 0, running[g.identity], g.arrival))
-            generation = waiting.pop(0)
+        while waiting and opening < self._pace.most:
+            generation = next_in_line(waiting, running)
             route = self._find_route(generation, now_s)
             if route is None:
                 break
+            waiting.remove(generation)
+            opening += 1
             running[generation.identity] += 1
             effects += self._open(generation, route, now_s)
         return effects
@@ -275,75 +308,38 @@ class EntryMachine:
         return self._router.choose(self._me, usable, cost)
 
     def _open(self, generation: Generation, route: Route, now_s: float) -> list[EntryEffect]:
-        effects: list[EntryEffect] = []
         generation.attempt += 1
+        generation.name = SessionId(self._random.randbytes(SESSION_ID_BYTES))
         generation.route = route
+        self._by_name[generation.name] = generation
         generation.opened = set()
         generation.state = State.OPENING
         generation.deadline_s = now_s + self._limits.open_deadline_s
         generation.announce = True
-        for index, hop in enumerate(route):
-            last = hop is route[-1]
-            effects.append(
-                Send(
-                    hop.peer,
-                    Open(
-                        session=generation.request.session,
-                        attempt=generation.attempt,
-                        epoch=self._epoch,
-                        layers=hop.layers,
-                        entry=self._me,
-                        previous=route[index - 1].peer if index else self._me,
-                        next=None if last else route[index + 1].peer,
-                        kv_tokens=generation.kv_tokens,
-                        last=self._last_stage(generation) if last else None,
-                    ),
-                )
-            )
-        return effects
-
-    def _last_stage(self, generation: Generation) -> LastStage:
-        sampling = generation.request.sampling
-        needs_history = sampling.repetition_penalty != 1.0
-        return LastStage(sampling, tuple(generation.tokens) if needs_history else ())
+        return [*frames.openings(generation, self._me, self._epoch)]
 
     # ── inside: tokens ───────────────────────────────────────────────────────────────────────
 
     def _feed_all(self, generation: Generation, now_s: float) -> list[EntryEffect]:
         """Prefill everything that is known; the last chunk's last position gives the next token."""
-        tokens = generation.tokens
         generation.state = State.RUNNING
         generation.deadline_s = (
             now_s
             + self._limits.token_deadline_s
-            + len(tokens) * self._limits.prefill_s_per_token * max(1, self.running)
+            + len(generation.tokens) * self._limits.prefill_s_per_token * max(1, self.running)
         )
-        chunk = self._limits.prefill_chunk_tokens
-        return [
-            Send(
-                self._me,
-                Forward(
-                    Phase.PREFILL,
-                    (generation.request.session,),
-                    (generation.attempt,),
-                    (start,),
-                    (min(chunk, len(tokens) - start),),
-                    (start + chunk >= len(tokens),),
-                    tuple(tokens[start : start + chunk]),
-                ),
-            )
-            for start in range(0, len(tokens), chunk)
-        ]
+        return [*frames.prefill(generation, self._me, self._limits.prefill_chunk_tokens)]
 
     def _on_token(self, generation: Generation, token: int, now_s: float) -> list[EntryEffect]:
         request = generation.request
         index = generation.answered
         generation.tokens.append(token)
         generation.repairs = 0
+        generation.interrupted = False
         generation.trouble = None
         generation.deadline_s = now_s + self._limits.token_deadline_s
         self.stats.tokens += 1
-        self._windows.returned(request.session)
+        self._windows.returned(generation.name)
         finished: FinishReason | None = None
         if token in request.eos and not request.ignore_eos:
             finished = FinishReason.STOP
@@ -363,29 +359,15 @@ class EntryMachine:
             for peer in generation.peers:
                 self._failed.succeed(peer)
             return [*effects, *self._drop(generation), *self._admit(now_s)]
-        self._windows.ready(generation.route, self._width(generation.route), request.session)
+        self._windows.ready(generation.route, self._width(generation.route), generation.name)
         return effects
 
     def _decode(self) -> list[EntryEffect]:
         """Send the frames that the windows allow."""
-        effects: list[EntryEffect] = []
-        for sessions in self._windows.take(self._limits.decode_batch):
-            generations = [self._generations[session] for session in sessions]
-            effects.append(
-                Send(
-                    self._me,
-                    Forward(
-                        Phase.DECODE,
-                        tuple(sessions),
-                        tuple(g.attempt for g in generations),
-                        tuple(len(g.tokens) - 1 for g in generations),
-                        (1,) * len(sessions),
-                        (True,) * len(sessions),
-                        tuple(g.tokens[-1] for g in generations),
-                    ),
-                )
-            )
-        return effects
+        return [
+            frames.decode([self._by_name[name] for name in names], self._me)
+            for names in self._windows.take(self._limits.decode_batch)
+        ]
 
     def _width(self, route: Route) -> int:
         """One frame per machine on the way; stages that share a host share its cores."""
@@ -412,20 +394,25 @@ class EntryMachine:
         masked: bool = False,
     ) -> list[EntryEffect]:
         """Leave `peer` out for a while and take another route."""
-        self._windows.returned(generation.request.session)
-        if peer == self._me and not isinstance(error, (Busy, NetworkError)):
+        if peer == self._me and not isinstance(error, (CapacityError, NetworkError)):
             return self._refuse(generation, error)
-        if generation.state is State.RUNNING or not isinstance(error, Busy):
+        ran = generation.state is State.RUNNING
+        if ran or not isinstance(error, Busy):
             generation.repairs += 1
             self.stats.repairs += 1
-            if generation.state is State.RUNNING:
-                generation.patience_s = now_s + self._limits.waiting_s
+        if ran:
+            generation.interrupted = True
+            generation.patience_s = now_s + self._limits.waiting_s
         generation.trouble = error
+        if self._draining:
+            return self._refuse(generation, _leaving())
         if generation.repairs > self._limits.repairs:
             return self._refuse(generation, error)
         effects = self._release(generation, lost=peer if masked else None)
         if isinstance(error, CapacityError):
-            self._busy.fail(peer, now_s)
+            self._pace.full()
+            if peer not in self._busy.masked(now_s):
+                self._busy.fail(peer, now_s)
         elif not masked:
             self._failed.fail(peer, now_s)
         generation.state = State.WAITING
@@ -437,21 +424,34 @@ class EntryMachine:
         return [*self._drop(generation), Deliver(generation.client, refused)]
 
     def _drop(self, generation: Generation) -> list[EntryEffect]:
-        self._windows.returned(generation.request.session)
-        self._generations.pop(generation.request.session, None)
+        self._generations.pop(generation.key, None)
         return self._release(generation)
 
     def _release(self, generation: Generation, lost: PeerId | None = None) -> list[EntryEffect]:
         """Free what the generation holds on its stages; there may be room for others now."""
         effects: list[EntryEffect] = []
+        self._windows.returned(generation.name)
+        self._by_name.pop(generation.name, None)
         for peer in generation.peers:
-            self._busy.succeed(peer)
+            if peer in generation.opened:
+                self._busy.succeed(peer)
             if peer != lost:
-                close = Close(generation.request.session, generation.attempt)
-                effects.append(Send(peer, close))
+                effects.append(Send(peer, Close(generation.name, generation.attempt)))
         generation.route = ()
         return effects
 
     def _current(self, session: SessionId, attempt: int) -> Generation | None:
-        generation = self._generations.get(session)
+        generation = self._by_name.get(session)
         return generation if generation is not None and generation.attempt == attempt else None
+
+    def _said(self, sender: PeerId, failure: Failure) -> HelixError:
+        """A stage's error; another peer cannot tell that a client's request is wrong."""
+        error = from_wire(failure.code, failure.message, failure.retry_after_s)
+        known = isinstance(error, (CapacityError, NetworkError, ProtocolError))
+        if known or sender == self._me:
+            return error
+        return ProtocolError(f"{sender} failed: {failure.message}")
+
+
+def _leaving() -> NotServing:
+    return NotServing("this peer is leaving")

@@ -1,7 +1,8 @@
 """One generation at its entry peer: what was asked, what is known so far, where it runs.
 
-Always: `tokens` is the prompt followed by the answer and only ever grows; `attempt` rises with each
-pipeline that is opened.
+Always: `tokens` is the prompt followed by the answer and only ever grows; each pipeline that is
+opened has a higher `attempt` and a new `name`, drawn here. The client's session id goes no further
+than this peer: names on stages are nobody's to guess or to squat.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from helix_p2p.errors import HelixError
 from helix_p2p.routing.route import Route
 from helix_p2p.session.effects import ClientKey
 from helix_p2p.session.messages import Generate
-from helix_p2p.types import PeerId
+from helix_p2p.types import PeerId, SessionId
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +20,17 @@ class EntryLimits:
     """Bounds of one entry peer.
 
     Attributes:
+        waiting_sessions: Generations that wait for a pipeline, of all clients together.
+        sessions_per_client: Waiting and running, of one client identity.
+        starts_per_s: Of one client identity, in the long run.
         prefill_s_per_token: Added to a deadline for each token that is fed before the next one
             can come; a slow CPU peer needs about 10 ms.
         repairs: New routes without a single new token in between.
     """
 
     waiting_sessions: int = 256
+    sessions_per_client: int = 128
+    starts_per_s: float = 64.0
     waiting_s: float = 30.0
     prefill_chunk_tokens: int = 256
     decode_batch: int = 64
@@ -54,6 +60,10 @@ class State(Enum):
     RUNNING = auto()
 
 
+_UNNAMED = SessionId(b"")
+GenerationKey = tuple[ClientKey, SessionId]
+
+
 @dataclass(slots=True)
 class Generation:
     """A generation's state; only the entry machine changes it.
@@ -66,9 +76,11 @@ class Generation:
         patience_s: While it waits: when it is refused.
         tokens: Prompt and answer so far.
         deadline_s: While it opens or runs: when its pipeline counts as dead.
+        name: What the stages of its latest pipeline call it.
         route: The pipeline it is on; empty while it waits.
         opened: Stages that reserved their room in this attempt.
         repairs: New routes since the last token.
+        interrupted: Whether it ran and lost its pipeline; it goes before those that never ran.
         announce: Whether the client is yet to be told of the pipeline.
         trouble: Why it is not running, if something failed.
     """
@@ -82,11 +94,18 @@ class Generation:
     deadline_s: float = 0.0
     state: State = State.WAITING
     attempt: int = 0
+    name: SessionId = _UNNAMED
     route: Route = ()
     opened: set[PeerId] = field(default_factory=set)
     repairs: int = 0
+    interrupted: bool = False
     announce: bool = True
     trouble: HelixError | None = None
+
+    @property
+    def key(self) -> GenerationKey:
+        """What its client knows it by."""
+        return (self.client, self.request.session)
 
     @property
     def answered(self) -> int:

@@ -140,6 +140,7 @@ class Swarm:
                 me,
                 model,
                 router,
+                random.Random(f"{seed} {name}"),
                 EntryLimits(prefill_chunk_tokens=chunk, token_deadline_s=3.0, waiting_s=20.0),
             )
             stage = StageMachine(me, model, ledger)

@@ -1,0 +1,103 @@
+"""Whose turn it is at an entry peer: the order of waiting generations, and bounds for one client.
+
+Room is scarce when it matters, so it is shared between client identities, not between requests:
+who has least on pipelines goes first (max-min fairness), and when the line is full the longest part
+of it gives way to a newcomer (McKenney, "Stochastic fairness queueing", 1990: drop from the longest
+queue). What ran already goes before all, since somebody is reading its answer.
+
+Always: one identity can neither fill the line for others, nor start more than `starts_per_s` in
+the long run, even if it cancels at once; what is opened at a time shrinks to one as soon as a stage
+says that it is full, and doubles with each pipeline that opens (as TCP's slow start does).
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+
+from helix_p2p.errors import Busy
+from helix_p2p.session.generation import EntryLimits, Generation, State
+from helix_p2p.types import PeerId
+
+MOST_OPENINGS = 64
+
+
+def next_in_line(waiting: Collection[Generation], running: Mapping[PeerId, int]) -> Generation:
+    """Who is to be opened next.
+
+    Args:
+        waiting: At least one.
+        running: How many generations each client has on pipelines.
+    """
+    return min(waiting, key=lambda g: (not g.interrupted, running.get(g.identity, 0), g.arrival))
+
+
+def check_share(
+    identity: PeerId, generations: Collection[Generation], limits: EntryLimits
+) -> Generation | None:
+    """Whether a client may add a generation.
+
+    Returns:
+        The waiting generation of another client that gives way to it, None when none has to.
+
+    Raises:
+        Busy: It has too many already, or the line is full of those of clients that have fewer.
+    """
+    own = [g for g in generations if g.identity == identity]
+    if len(own) >= limits.sessions_per_client:
+        raise Busy(f"{len(own)} requests of this client are here already", retry_after_s=2.0)
+    waiting = [g for g in generations if g.state is State.WAITING]
+    if len(waiting) < limits.waiting_sessions:
+        return None
+    length = Counter(g.identity for g in waiting)
+    longest = max(length, key=lambda peer: (length[peer], peer))
+    latest = [g for g in waiting if g.identity == longest and not g.interrupted]
+    if length[longest] <= length[identity] + 1 or not latest:
+        raise Busy(f"{len(waiting)} requests wait here already", retry_after_s=2.0)
+    return max(latest, key=lambda g: g.arrival)
+
+
+class StartRate:
+    """A token bucket for each client; a full one is not kept.
+
+    Args:
+        per_s: New generations of one client, in the long run.
+        burst: At once.
+    """
+
+    def __init__(self, per_s: float, burst: int) -> None:
+        self._per_s = per_s
+        self._burst = burst
+        self._left: dict[PeerId, tuple[float, float]] = {}
+
+    def take(self, identity: PeerId, now_s: float) -> None:
+        """One more generation.
+
+        Raises:
+            Busy: Too many in too short a time.
+        """
+        if len(self._left) > 2 * self._burst:
+            full = [p for p in self._left if self._level(p, now_s) >= self._burst]
+            for peer in full:
+                del self._left[peer]
+        level = self._level(identity, now_s)
+        if level < 1:
+            raise Busy("this client starts too many requests", retry_after_s=1 / self._per_s)
+        self._left[identity] = (level - 1, now_s)
+
+    def _level(self, identity: PeerId, now_s: float) -> float:
+        left, at_s = self._left.get(identity, (float(self._burst), now_s))
+        return min(float(self._burst), left + (now_s - at_s) * self._per_s)
+
+
+class OpeningPace:
+    """How many generations may be opening at once."""
+
+    def __init__(self) -> None:
+        self.most = MOST_OPENINGS
+
+    def full(self) -> None:
+        """A stage had no room."""
+        self.most = 1
+
+    def opened(self) -> None:
+        """Every stage of a pipeline had room."""
+        self.most = min(MOST_OPENINGS, 2 * self.most)

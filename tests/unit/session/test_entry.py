@@ -1,0 +1,247 @@
+"""The entry machine against greedy clients, lying stages, full stages, and its own leaving."""
+
+import random
+
+import pytest
+
+from helix_p2p.planning.plan import EdgeFlow, MinCut, Placement
+from helix_p2p.routing.route import Router
+from helix_p2p.session.effects import ClientKey, Deliver, Send
+from helix_p2p.session.entry import EntryMachine
+from helix_p2p.session.generation import EntryLimits
+from helix_p2p.session.limits import ModelLimits
+from helix_p2p.session.messages import (
+    Close,
+    Delivered,
+    Failure,
+    Generate,
+    Open,
+    Opened,
+    Refused,
+    Sampled,
+    Sampling,
+    StageFailed,
+)
+from helix_p2p.types import LayerRange, PeerId, SessionId
+
+ME, LAST, OTHER = PeerId("me"), PeerId("last"), PeerId("other")
+HOG, ANN = PeerId("hog"), PeerId("ann")
+SERVING = {ME: LayerRange(0, 4), LAST: LayerRange(4, 8)}
+
+
+def machine(serving=SERVING, **limits):
+    router = Router(8)
+    flows = (EdgeFlow(None, ME, 1), EdgeFlow(ME, LAST, 1), EdgeFlow(LAST, None, 1))
+    router.follow(Placement((), flows, 1, 1, MinCut(), "test", 0.0))
+    entry = EntryMachine(
+        ME, ModelLimits(8, 100, 50), router, random.Random(1), EntryLimits(**limits)
+    )
+    entry.see(serving, {}, 1, 0.0)
+    return entry
+
+
+def request(number=1, **more):
+    return Generate(SessionId(number.to_bytes(16, "big")), (1, 2, 3), 5, **more)
+
+
+def ask(entry, number=1, client=ANN, now_s=0.0, **more):
+    return entry.on_generate(ClientKey(f"{client}/0"), client, request(number, **more), now_s)
+
+
+def opens(effects):
+    return [e.message for e in effects if isinstance(e, Send) and isinstance(e.message, Open)]
+
+
+def refusals(effects):
+    return [
+        (e.to, e.message.failure.code)
+        for e in effects
+        if isinstance(e, Deliver) and isinstance(e.message, Refused)
+    ]
+
+
+def accept(entry, open_, now_s=0.0):
+    for peer in SERVING:
+        effects = entry.on_opened(peer, Opened(open_.session, open_.attempt), now_s)
+    return effects
+
+
+def turn_away(entry, open_, now_s=0.0):
+    return entry.on_opened(LAST, Opened(open_.session, open_.attempt, Failure("busy", "")), now_s)
+
+
+def token(entry, open_, position, token_id=7):
+    sampled = Sampled((open_.session,), (open_.attempt,), (position,), (token_id,))
+    return entry.on_sampled(LAST, sampled, 0.0)
+
+
+def test_clients_with_the_same_session_id_do_not_meet_and_stages_never_see_it():
+    entry = machine()
+    first = opens(ask(entry, 1, ANN))[0]
+    second = opens(ask(entry, 1, HOG))[0]
+    assert len({first.session, second.session, request(1).session}) == 3
+    accept(entry, first)
+    accept(entry, second)
+    for open_, client in ((first, ANN), (second, HOG)):
+        (told,) = [e for e in token(entry, open_, 3) if isinstance(e, Deliver)]
+        assert (told.to, told.message.session) == (f"{client}/0", request(1).session)
+    assert refusals(ask(entry, 1, ANN)) == [("ann/0", "invalid_request")]
+
+
+def test_each_pipeline_of_a_generation_has_a_name_that_its_last_one_could_not_foresee():
+    entry = machine()
+    first = opens(ask(entry))[0]
+    accept(entry, first)
+    entry.on_peer_lost(LAST, 1.0)
+    again = opens(entry.tick(3.0))[0]
+    assert again.session != first.session
+    assert token(entry, first, 3) == []
+
+
+@pytest.mark.parametrize("code", ["invalid_request", "prompt_too_long", "cancelled", "nonsense"])
+@pytest.mark.parametrize("accused", [ME, OTHER, LAST])
+def test_stage_can_neither_blame_the_entry_peer_nor_end_a_request_as_wrong(code, accused):
+    entry = machine()
+    open_ = opens(ask(entry))[0]
+    accept(entry, open_)
+    failed = StageFailed(open_.session, open_.attempt, accused, Failure(code, "because I say so"))
+    effects = entry.on_stage_failed(LAST, failed, 0.0)
+    assert refusals(effects) == []
+    assert entry.waiting == 1, "it waits for the last stage's mask to end"
+    assert len(opens(entry.tick(2.0))) == 2
+
+
+def test_one_client_cannot_fill_the_line_for_others():
+    entry = machine(serving={}, waiting_sessions=8)
+    for number in range(8):
+        assert refusals(ask(entry, number, HOG)) == []
+    assert refusals(ask(entry, 8, HOG)) == [("hog/0", "busy")]
+    taken = 0
+    for number in range(8):
+        effects = refusals(ask(entry, number, ANN))
+        taken += effects == [("hog/0", "busy")]
+    assert taken == 4
+    assert entry.waiting == 8
+
+
+def test_one_client_has_a_bounded_number_of_generations():
+    entry = machine(sessions_per_client=3)
+    codes = [refusals(ask(entry, number, HOG)) for number in range(5)]
+    assert codes == [[], [], [], [("hog/0", "busy")], [("hog/0", "busy")]]
+    assert refusals(ask(entry, 9, ANN)) == []
+
+
+def test_client_that_starts_and_cancels_over_and_over_is_slowed_down():
+    entry = machine(sessions_per_client=10, starts_per_s=5.0)
+    started = 0
+    for number in range(1000):
+        now_s = number / 100
+        started += refusals(ask(entry, number, HOG, now_s)) == []
+        entry.on_cancel(ClientKey("hog/0"), request(number).session, now_s)
+    assert started <= 10 + 5 * 10
+    assert refusals(ask(entry, 1, ANN, 10.0)) == []
+
+
+def test_generations_that_a_full_stage_turned_away_do_not_go_before_other_clients():
+    entry = machine()
+    hogs = [opens(ask(entry, number, HOG))[0] for number in range(20)]
+    for open_ in hogs[:10]:
+        accept(entry, open_)
+    for open_ in hogs[10:]:
+        turn_away(entry, open_)
+    ask(entry, 1, ANN)
+    next_up = opens(entry.tick(5.0))
+    assert len(next_up) == 2, "one at a time, while the stage is full"
+    accept(entry, next_up[0])
+    (told,) = [e for e in token(entry, next_up[0], 3) if isinstance(e, Deliver)]
+    assert told.to == "ann/0"
+
+
+def test_full_stage_is_not_asked_over_and_over():
+    entry = machine(waiting_s=100.0)
+    queue = [o for number in range(100) for o in opens(ask(entry, number)) if o.last]
+    asked = 0
+    for tick in range(100):
+        asked += len(queue)
+        queue = [o for open_ in queue for o in opens(turn_away(entry, open_, tick / 10)) if o.last]
+        queue += [o for o in opens(entry.tick(tick / 10)) if o.last]
+    assert entry.waiting + entry.running == 100
+    assert asked <= 64 + 20, "64 at first, then one for each time that the mask ends"
+
+
+def test_generation_that_ran_goes_before_those_that_never_did():
+    entry = machine()
+    ran = opens(ask(entry, 1, HOG))[0]
+    accept(entry, ran)
+    entry.on_peer_lost(LAST, 1.0)
+    ask(entry, 2, ANN, 1.0)
+    first = opens(entry.tick(3.0))[0]
+    accept(entry, first)
+    (told,) = [e for e in token(entry, first, 3) if isinstance(e, Deliver)]
+    assert told.to == "hog/0"
+
+
+def test_peer_that_leaves_sends_what_waits_elsewhere_and_finishes_what_runs():
+    entry = machine()
+    open_ = opens(ask(entry, 1, ANN))[0]
+    accept(entry, open_)
+    entry.see({LAST: SERVING[LAST]}, {}, 1, 0.0)
+    ask(entry, 2, HOG)
+    gone = entry.see({LAST: SERVING[LAST]}, {}, 1, 0.0, draining=True)
+    assert refusals(gone) == [("hog/0", "not_serving")]
+    assert refusals(ask(entry, 3, HOG)) == [("hog/0", "not_serving")]
+    assert any(isinstance(e, Deliver) for e in token(entry, open_, 3))
+    lost = entry.on_peer_lost(LAST, 1.0)
+    assert refusals(lost) == [("ann/0", "not_serving")], "it cannot be repaired from here"
+    assert entry.running == entry.waiting == 0
+
+
+def test_own_stage_without_room_makes_a_generation_wait():
+    entry = machine()
+    open_ = opens(ask(entry))[0]
+    for code in ("out_of_memory", "not_serving", "busy"):
+        failure = Failure(code, "not now")
+        effects = entry.on_opened(ME, Opened(open_.session, open_.attempt, failure), 0.0)
+        assert refusals(effects) == []
+        open_ = opens(entry.tick(10.0))[0]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"eos": tuple(range(65))},
+        {"avoid": tuple(PeerId(str(n)) for n in range(65))},
+        {"sampling": Sampling(temperature=float("nan"))},
+        {"sampling": Sampling(top_p=float("nan"))},
+        {"sampling": Sampling(repetition_penalty=float("inf"))},
+        {"generated": (-1,)},
+        {"generated": (1, 2, 3, 4, 5)},
+    ],
+    ids=str,
+)
+def test_unusable_request_is_refused_as_such(more):
+    assert refusals(ask(machine(), **more)) == [("ann/0", "invalid_request")]
+
+
+def test_client_that_leaves_frees_every_stage():
+    entry = machine()
+    open_ = opens(ask(entry))[0]
+    accept(entry, open_)
+    closed = entry.on_client_lost(ClientKey("ann/0"), 1.0)
+    assert {(e.to, e.message) for e in closed} == {
+        (peer, Close(open_.session, open_.attempt)) for peer in SERVING
+    }
+    assert entry.running == 0
+    assert token(entry, open_, 3) == []
+
+
+def test_tokens_count_only_from_the_last_stage_and_at_their_place():
+    entry = machine()
+    open_ = opens(ask(entry))[0]
+    accept(entry, open_)
+    row = ((open_.session,), (open_.attempt,))
+    assert entry.on_sampled(OTHER, Sampled(*row, (3,), (7,)), 0.0) == []
+    assert entry.on_sampled(LAST, Sampled(*row, (4,), (7,)), 0.0) == []
+    delivered = [e for e in token(entry, open_, 3) if isinstance(e, Deliver)]
+    assert isinstance(delivered[0].message, Delivered)
+    assert entry.on_sampled(LAST, Sampled(*row, (3,), (8,)), 0.0) == []
