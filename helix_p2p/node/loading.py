@@ -22,7 +22,7 @@ from helix_p2p.cluster.announcement import PeerState
 from helix_p2p.engine.contract import Engine, StepRow
 from helix_p2p.errors import HelixError, ModelError, OutOfMemory
 from helix_p2p.node.compute import ComputeThread
-from helix_p2p.types import SESSION_ID_BYTES, LayerRange, SessionId
+from helix_p2p.types import LayerRange, SessionId
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,8 @@ RETRY_S = 15.0
 CUT_OVER_S = 60.0
 """Peers that take longer to load than this are not waited for; routes do without them."""
 POLL_S = 0.05
-_SELF_TEST = SessionId(b"\xff" * SESSION_ID_BYTES)
+_SELF_TEST = SessionId(b"self-test")
+"""No other session can have this name: theirs are 16 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,8 @@ class LayerLoader:
         """Stop serving what the target does not keep, wait for its sessions, drop it."""
         self._say(Held(PeerState.LOADING, None))
         await self._wait_until_unused(target)
-        await self._compute.run(lambda: self._engine.retain(target))
+        if self._target == target:
+            await self._compute.run(lambda: self._engine.retain(target))
 
     async def _drop_outside(self, target: LayerRange) -> None:
         if self._engine.held.issubset(target):
