@@ -35,6 +35,7 @@ from helix_p2p.membership.messages import ErrorReply, Hello
 from helix_p2p.net.transport import Buffer, Stream, Transport, size_bytes
 from helix_p2p.types import PeerId
 from helix_p2p.wire.framing import (
+    PAYLOAD_LIMIT_BYTES,
     PREFIX_BYTES,
     Prefix,
     decode_message,
@@ -104,13 +105,25 @@ class Membership:
 class Channel:
     """A stream of messages with one peer.
 
+    Args:
+        stream: Carries it.
+        payload_limit_bytes: Of one message that comes; less than the protocol's where less makes
+            sense, since every stream of every member may hold that much of our memory.
+
     Attributes:
         roles: What the other end may do.
         last_heard_s: Loop time at which bytes last arrived.
     """
 
-    def __init__(self, stream: Stream, roles: frozenset[Role] = frozenset()) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        roles: frozenset[Role] = frozenset(),
+        *,
+        payload_limit_bytes: int = PAYLOAD_LIMIT_BYTES,
+    ) -> None:
         self._stream = stream
+        self._payload_limit_bytes = payload_limit_bytes
         self._send_lock = asyncio.Lock()
         self._prefix: Prefix | None = None
         self._message: Message | None = None
@@ -244,7 +257,9 @@ class Channel:
             raise self._lost()
         try:
             if self._prefix is None:
-                self._prefix = decode_prefix(await self._read(PREFIX_BYTES))
+                self._prefix = decode_prefix(
+                    await self._read(PREFIX_BYTES), payload_limit_bytes=self._payload_limit_bytes
+                )
             prefix = self._prefix
             if self._message is None:
                 self._message = decode_message(prefix, await self._read(prefix.message_bytes))
@@ -307,9 +322,11 @@ async def open_channel(
     return channel
 
 
-async def accept_channel(stream: Stream, ours: Membership) -> Channel:
+async def accept_channel(
+    stream: Stream, ours: Membership, *, payload_limit_bytes: int = PAYLOAD_LIMIT_BYTES
+) -> Channel:
     """Exchange Hellos on an incoming stream; raises as `open_channel`."""
-    channel = Channel(stream)
+    channel = Channel(stream, payload_limit_bytes=payload_limit_bytes)
     await channel.greet(ours, opener=False)
     return channel
 

@@ -41,6 +41,8 @@ CHANNELS_PER_PEER = 3
 IDLE_S = 60.0
 """An unused channel is closed after this by the asking end, and 30 s later by the answering one."""
 SERVED_CHANNELS_PER_PEER = 8
+REQUEST_PAYLOAD_LIMIT_BYTES = 8 * 1024 * 1024
+"""Only probes carry any."""
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +107,16 @@ class Requests:
         turn = self._turns.get(peer)
         if turn is not None and not turn.locked():
             del self._turns[peer]
+
+    async def tidy(self) -> None:
+        """Close channels that were not used for long; call it now and then.
+
+        Peers that left are never asked again, so nothing else would close theirs.
+        """
+        oldest_s = asyncio.get_running_loop().time() - IDLE_S
+        for peer in list(self._idle):
+            if all(since_s < oldest_s for since_s, _ in self._idle[peer]):
+                await self.forget(peer)
 
     async def close(self) -> None:
         """Close all unused channels; those in use close after their answer."""
@@ -188,7 +200,9 @@ async def serve_requests(
     async def serve(stream: Stream) -> None:
         peer = stream.remote
         try:
-            channel = await accept_channel(stream, ours)
+            channel = await accept_channel(
+                stream, ours, payload_limit_bytes=REQUEST_PAYLOAD_LIMIT_BYTES
+            )
         except HelixError as error:
             log.info("%s was not let in: %s", peer, error)
             return

@@ -78,12 +78,18 @@ class ClientService:
         peer = stream.remote
         if self._open.get(peer, 0) >= STREAMS_PER_CLIENT:
             return
+        self._open[peer] = self._open.get(peer, 0) + 1  # at once: handshakes overlap
         try:
-            channel = await accept_channel(stream, self._members)
+            channel = await accept_channel(stream, self._members, payload_limit_bytes=0)
+            await self._talk(peer, channel)
         except HelixError as error:
             log.info("client %s was not let in: %s", peer, error)
-            return
-        self._open[peer] = self._open.get(peer, 0) + 1
+        finally:
+            self._open[peer] -= 1
+            if not self._open[peer]:
+                del self._open[peer]
+
+    async def _talk(self, peer: PeerId, channel: Channel) -> None:
         key = ClientKey(f"{peer}/{next(self._numbers)}")
         client = _Stream(channel)
         self._serving.add_client(key, client)
@@ -97,9 +103,6 @@ class ClientService:
                 task.cancel()
             ended = await asyncio.gather(writer, reader, return_exceptions=True)
             await channel.close()
-            self._open[peer] -= 1
-            if not self._open[peer]:
-                del self._open[peer]
         for reason in ended:
             if isinstance(reason, ProtocolError):
                 log.info("client %s was cut off: %s", peer, reason)
@@ -114,3 +117,4 @@ class ClientService:
             except ProtocolError as error:
                 await channel.refuse(error)
                 raise
+            await asyncio.sleep(0)  # one that sends without a pause leaves the loop to others

@@ -147,6 +147,7 @@ class Presence:
             for peer in [p for p, at_s in self._last_sent_s.items() if at_s < idle_s]:
                 del self._last_sent_s[peer]
                 self.links.drop(peer)
+            await self.requests.tidy()
             addresses = tuple(a for e in self.member.view for a in e.announcement.addresses)
             if addresses:
                 with contextlib.suppress(HelixError):

@@ -44,8 +44,12 @@ def encode_frame(message: Message, payload: Buffer = b"") -> tuple[Buffer, ...]:
     return (prefix + body, payload) if _size(payload) else (prefix + body,)
 
 
-def decode_prefix(data: bytes) -> Prefix:
+def decode_prefix(data: bytes, *, payload_limit_bytes: int = PAYLOAD_LIMIT_BYTES) -> Prefix:
     """Read the first `PREFIX_BYTES` of a frame.
+
+    Args:
+        data: So many bytes.
+        payload_limit_bytes: At most the protocol's.
 
     Raises:
         DecodeError: Not a frame, an unknown message, or larger than allowed.
@@ -55,7 +59,7 @@ def decode_prefix(data: bytes) -> Prefix:
         raise DecodeError("not a helix-p2p frame")
     if number not in TYPE_OF_NUMBER:
         raise DecodeError(f"unknown message number {number}")
-    if message_bytes > MESSAGE_LIMIT_BYTES or payload_bytes > PAYLOAD_LIMIT_BYTES:
+    if message_bytes > MESSAGE_LIMIT_BYTES or payload_bytes > payload_limit_bytes:
         raise DecodeError(f"a frame of {message_bytes} + {payload_bytes} bytes is over the limit")
     return Prefix(number, message_bytes, payload_bytes)
 

@@ -93,3 +93,18 @@ async def test_unknown_peers_and_strangers_fail_clearly(network: MemoryNetwork) 
         with pytest.raises(HandshakeRefused):
             await requests.ask(BEN, GetPlan())
     await ben.close()
+
+
+async def test_channels_with_peers_that_are_not_asked_any_more_are_closed(
+    network: MemoryNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, ben = network.join(ANN), network.join(BEN)
+    await serve_requests(ben, member_of("s"), _answer)
+    async with Requests(ann, member_of("s")) as requests:
+        await requests.ask(BEN, GetFile("x"))
+        await requests.tidy()
+        assert len(network._pairs) == 1
+        monkeypatch.setattr("helix_p2p.net.requests.IDLE_S", -1.0)
+        await requests.tidy()
+        assert len(network._pairs) == 0
+    await ben.close()
