@@ -141,6 +141,11 @@ class Outgoing:
         """Median of the last round trips."""
         return statistics.median(self._rtts_s) if self._rtts_s else None
 
+    @property
+    def queued_bytes(self) -> int:
+        """What waits to be sent."""
+        return self._outbox.waiting_bytes
+
     def put(self, frame: tuple[Buffer, ...], *, urgent: bool) -> None:
         """Queue a frame, or raise Busy."""
         self._sent_bytes += self._outbox.put(frame, urgent=urgent)

@@ -99,6 +99,11 @@ class LinkPool:
         """All outgoing links."""
         return {peer: link.stats() for peer, link in self._outgoing.items()}
 
+    def queued_bytes(self, peer: PeerId) -> int:
+        """How much waits to be sent to a peer."""
+        link = self._outgoing.get(peer)
+        return 0 if link is None else link.queued_bytes
+
     def rtt_s(self, peer: PeerId) -> float | None:
         """Median round trip to a peer; None when there is no link or no sample yet."""
         link = self._outgoing.get(peer)

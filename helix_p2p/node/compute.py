@@ -2,7 +2,8 @@
 
 The hand-off costs 36 µs round trip (SimpleQueue one way, `call_soon_threadsafe` back), nothing
 beside a step. Always: jobs run one at a time in the order given; each answers exactly once, on the
-loop, with a value or an exception; after `close` nothing is called back.
+loop, with a value or an exception; after `close` nothing is called back; a bug in what is called
+back is kept for `watch`, never just logged: the machines would wait for ever for what it left out.
 """
 
 import asyncio
@@ -33,6 +34,8 @@ class ComputeThread:
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
+        self._bug: Exception | None = None
+        self._broken = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -60,6 +63,12 @@ class ComputeThread:
         self.submit(work, done, failed)
         return await future
 
+    async def watch(self) -> None:
+        """Wait until cancelled; raises what a callback raised."""
+        await self._broken.wait()
+        if self._bug is not None:
+            raise self._bug
+
     async def close(self) -> None:
         """Finish the running job, drop the rest, end the thread."""
         self._closed = True
@@ -82,5 +91,10 @@ class ComputeThread:
             self._loop.call_soon_threadsafe(self._call, callback, value)
 
     def _call(self, callback: Callable[[Any], None], value: object) -> None:
-        if not self._closed:
+        if self._closed:
+            return
+        try:
             callback(value)
+        except Exception as error:  # noqa: BLE001 - `watch` raises it
+            self._bug = self._bug or error
+            self._broken.set()

@@ -240,6 +240,7 @@ class PeerNode:
             self._on_event(self._joined())
             tasks.start(self._loader.run())
             tasks.start(self._tick())
+            tasks.start(self._compute.watch())
             tasks.start(self._measure_links())
             yield
 

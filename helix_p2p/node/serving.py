@@ -15,21 +15,20 @@ from dataclasses import dataclass
 from random import SystemRandom
 from typing import Protocol
 
-import torch
-
-from helix_p2p.engine import wireformat
-from helix_p2p.engine.contract import Engine, SampleRequest, StepResult
-from helix_p2p.engine.contract import StepRow as EngineRow
+from helix_p2p.engine.contract import Engine, StepResult
 from helix_p2p.errors import (
     CapacityError,
     HelixError,
+    NetworkError,
     PeerLost,
     PoisonedActivation,
     ProtocolError,
     StaleEpoch,
 )
+from helix_p2p.node import steps
 from helix_p2p.node.compute import ComputeThread
 from helix_p2p.node.config import ServingLimits
+from helix_p2p.node.steps import RowPayload
 from helix_p2p.planning.plan import Placement
 from helix_p2p.routing.admission import KvLedger
 from helix_p2p.routing.route import Router
@@ -62,15 +61,18 @@ from helix_p2p.session.messages import (
     check_sampled,
 )
 from helix_p2p.session.stage import StageLimits, StageMachine, failure_of
-from helix_p2p.types import LayerRange, PeerId
+from helix_p2p.types import LayerRange, PeerId, SessionId
 from helix_p2p.wire.framing import Buffer
 from helix_p2p.wire.registry import Message
 
 log = logging.getLogger(__name__)
 
-Tokens = tuple[int, ...]
-RowPayload = Tokens | torch.Tensor
-"""A row's input: token ids on a first stage, `[count, d_model]` elsewhere."""
+CONGESTED_BYTES = 32 * 1024 * 1024
+"""Waiting for one peer; more prefill for it is not computed then. A chunk of 256 tokens is 4 MiB at
+d_model 8192 in bf16, and an uplink of 20 Mbit/s takes 1.7 s for it."""
+DRAINED_BYTES = CONGESTED_BYTES // 2
+WAITING_ACTIVATION_BYTES = 1024 * 1024 * 1024
+"""What may wait for the engine, in host memory."""
 
 
 class PeerLinks(Protocol):
@@ -83,7 +85,11 @@ class PeerLinks(Protocol):
 
         Raises:
             Busy: The peer does not keep up.
+            PeerLost: Nothing is sent any more, this peer is on its way out.
         """
+
+    def queued_bytes(self, peer: PeerId) -> int:
+        """How much waits for a peer."""
 
 
 class ClientStream(Protocol):
@@ -131,15 +137,18 @@ class Serving:
         self._compute = compute
         self._links = links
         self._clock = clock
-        self._d_model = spec.d_model
-        self._layers = spec.layers
         self._ledger = KvLedger(0)
         model = ModelLimits(spec.layers, spec.context_tokens, spec.vocab_size)
         self._stage: StageMachine[RowPayload] = StageMachine(
             me,
             model,
             self._ledger,
-            StageLimits(limits.decode_batch, limits.prefill_chunk_tokens, limits.session_idle_s),
+            StageLimits(
+                limits.decode_batch,
+                limits.prefill_chunk_tokens,
+                limits.session_idle_s,
+                max(limits.prefill_chunk_tokens, WAITING_ACTIVATION_BYTES // spec.activation_bytes),
+            ),
         )
         self._router = Router(spec.layers)
         self._entry = EntryMachine(
@@ -158,8 +167,8 @@ class Serving:
         self._clients: dict[ClientKey, ClientStream] = {}
         self._effects: deque[Effect[RowPayload]] = deque()
         self._carrying_out = False
-        self._outputs: torch.Tensor | None = None
-        self._offsets: list[int] = []
+        self._outputs = steps.Outputs()
+        self._congested: set[PeerId] = set()
         self.counters = ServingCounters()
         self.oldest_epoch = 0
         """Routes of plans before this one are refused; the node raises it as plans are adopted."""
@@ -209,6 +218,9 @@ class Serving:
     def tick(self) -> None:
         """Look at deadlines; call it ten times a second."""
         now_s = self._clock()
+        for peer in [p for p in self._congested if self._links.queued_bytes(p) < DRAINED_BYTES]:
+            self._congested.discard(peer)
+            self._do(self._stage.on_drained(peer))
         self._do(self._stage.tick(now_s))
         self._do(self._entry.tick(now_s))
 
@@ -250,7 +262,7 @@ class Serving:
             case Forward():
                 check_forward(message)
                 try:
-                    rows = self._rows(message, payload)
+                    rows = steps.rows_of(message, payload, self._engine.spec)
                 except PoisonedActivation as error:
                     self._do(self._stage.on_poisoned(sender, message, error))
                 else:
@@ -309,9 +321,7 @@ class Serving:
                 self._compute.submit(
                     lambda: self._engine.open(effect.session, effect.layers, effect.kv_tokens),
                     lambda _: None,
-                    lambda error: self._do(
-                        self._stage.on_cache_failed(effect.session, _typed(error))
-                    ),
+                    lambda error: self._cache_failed(effect.session, error),
                 )
             case CloseCache(session):
                 self._compute.submit(
@@ -328,22 +338,15 @@ class Serving:
         except CapacityError as error:
             log.warning("%s does not keep up: %s", to, error)
             self.on_peer_lost(to)
+        except NetworkError as error:
+            log.debug("nothing is sent to %s any more: %s", to, error)
+        else:
+            if not urgent and self._links.queued_bytes(to) > CONGESTED_BYTES:
+                self._congested.add(to)
+                self._stage.on_congested(to)
 
     def _send_rows(self, to: PeerId, message: Forward, rows: Sequence[int]) -> None:
-        hidden = self._outputs
-        assert hidden is not None
-        if len(rows) + 1 != len(self._offsets):
-            hidden = torch.cat([hidden[self._offsets[r] : self._offsets[r + 1]] for r in rows])
-        columns = Forward(
-            message.phase,
-            message.sessions,
-            message.attempts,
-            message.positions,
-            message.counts,
-            message.sample,
-            dtype=wireformat.dtype_name(hidden.dtype),
-        )
-        self._send(to, columns, wireformat.to_bytes(hidden))
+        self._send(to, *self._outputs.frame(message, rows))
 
     def _deliver(self, to: ClientKey, message: Delivered | Refused) -> None:
         stream = self._clients.get(to)
@@ -351,23 +354,6 @@ class Serving:
             stream.send(message)
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────
-
-    def _rows(self, message: Forward, payload: Buffer) -> list[RowPayload]:
-        """Cut a frame into rows."""
-        rows: list[RowPayload] = []
-        total, start = sum(message.counts), 0
-        if message.tokens:
-            if any(not 0 <= token < self._engine.spec.vocab_size for token in message.tokens):
-                raise ProtocolError("a token that the model does not know")
-            source: Tokens | torch.Tensor = message.tokens
-        else:
-            source = wireformat.from_bytes(payload, message.dtype, total, self._d_model)
-            if not bool(torch.isfinite(source).all()):
-                raise PoisonedActivation("activations that are not finite")
-        for count in message.counts:
-            rows.append(source[start : start + count])
-            start += count
-        return rows
 
     def _run_step(self, step: RunStep[RowPayload]) -> None:
         self._compute.submit(
@@ -379,27 +365,7 @@ class Serving:
     def _step(self, step: RunStep[RowPayload]) -> StepResult:
         """On the engine's thread."""
         start_s = self._clock()
-        rows = [
-            EngineRow(
-                row.session,
-                row.position,
-                row.count,
-                None
-                if row.last is None
-                else SampleRequest(row.last.sampling, row.position + row.count, row.history),
-            )
-            for row in step.rows
-        ]
-        payloads = [row.payload for row in step.rows]
-        tensors = [p for p in payloads if isinstance(p, torch.Tensor)]
-        tokens = [token for p in payloads if not isinstance(p, torch.Tensor) for token in p]
-        if step.takes_tokens == bool(tensors):
-            raise ProtocolError("a first stage takes tokens, every other one activations")
-        if tensors:
-            hidden = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-            result = self._engine.step(step.layers, rows, hidden=hidden)
-        else:
-            result = self._engine.step(step.layers, rows, tokens=tokens)
+        result = steps.run(self._engine, step)
         self.counters.busy_s += self._clock() - start_s
         return result
 
@@ -409,11 +375,14 @@ class Serving:
             self.counters.decode_rows += len(step.rows)
         else:
             self.counters.prefill_tokens += sum(row.count for row in step.rows)
-        self._outputs = result.hidden
-        self._offsets = [0]
-        for row in step.rows:
-            self._offsets.append(self._offsets[-1] + row.count)
+        self._outputs.keep(step, result)
         self._do(self._stage.on_step_done(result.tokens or (None,) * len(step.rows)))
+
+    def _cache_failed(self, session: SessionId, error: BaseException) -> None:
+        """The device may have less room than the engine thought; it knows better now."""
+        log.warning("a KV cache could not be opened: %s", error)
+        self._ledger.resize(self._engine.kv_capacity_token_layers)
+        self._do(self._stage.on_cache_failed(session, _typed(error)))
 
     def _step_failed(self, step: RunStep[RowPayload], error: BaseException) -> None:
         log.warning("a step of %d sessions failed: %s", len(step.rows), error, exc_info=error)
