@@ -21,6 +21,7 @@ from helix_p2p.session.messages import (
     Open,
     Opened,
     Phase,
+    Refused,
     Sampled,
     Sampling,
     StageFailed,
@@ -200,11 +201,12 @@ def test_entry_peer_gives_tokens_or_one_refusal_whatever_stages_answer(data):
                 pipelines.append(effect.message)
 
     take(entry.on_generate(ClientKey("c"), PeerId("client"), wanted, now_s))
-    for _ in range(data.draw(st.integers(0, 40))):
-        about = data.draw(st.sampled_from(pipelines))
+    for harm in range(data.draw(st.integers(0, 60))):
+        about = data.draw(st.just(pipelines[-1]) | st.sampled_from(pipelines))
         name, attempt = about.session, about.attempt
         sender = data.draw(anyone.filter(lambda peer: peer != ME))
-        match data.draw(st.sampled_from(["opened", "sampled", "failed", "lost", "tick"])):
+        events = ["opened", "sampled", "failed", "failed", "failed", "lost", "tick"]
+        match data.draw(st.sampled_from(events)):
             case "opened":
                 take(entry.on_opened(sender, Opened(name, attempt, data.draw(failures)), now_s))
             case "sampled":
@@ -220,6 +222,8 @@ def test_entry_peer_gives_tokens_or_one_refusal_whatever_stages_answer(data):
             case "tick":
                 now_s += data.draw(st.sampled_from([0.1, 1.0, 6.0, 40.0]))
                 take(entry.tick(now_s))
+        ended_early = any(isinstance(message, Refused) for message in said)
+        assert not ended_early or harm >= 8 or now_s >= 20.0, "repairs were not used up"
     for _ in range(100):
         now_s += 5.0
         take(entry.tick(now_s))

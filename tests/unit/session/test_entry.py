@@ -111,6 +111,25 @@ def test_stage_can_neither_blame_the_entry_peer_nor_end_a_request_as_wrong(code,
     assert len(opens(entry.tick(2.0))) == 2
 
 
+@pytest.mark.parametrize("code", ["invalid_request", "prompt_too_long", "cancelled", "nonsense"])
+def test_repairs_are_finite_and_the_client_hears_of_the_pipeline_not_of_its_request(code):
+    entry = machine()
+    effects, now_s, tries = ask(entry), 0.0, 0
+    while not refusals(effects):
+        for open_ in opens(effects):
+            if open_.last:
+                failed = Failure(code, "x" * 5000)
+                tries += 1
+                effects = entry.on_opened(LAST, Opened(open_.session, open_.attempt, failed), now_s)
+                break
+        else:
+            now_s += 1.0
+            effects = entry.tick(now_s)
+    assert refusals(effects) == [("ann/0", "protocol")]
+    assert tries <= EntryLimits().repairs + 1
+    assert len(effects[-1].message.failure.message) <= 1000
+
+
 def test_one_client_cannot_fill_the_line_for_others():
     entry = machine(serving={}, waiting_sessions=8)
     for number in range(8):
