@@ -106,9 +106,9 @@ class KvLedger:
         held = self._held.pop(session, None)
         if held is not None:
             self._used -= held.token_layers
-            self._used_by[held.owner] -= held.token_layers
-            if not self._used_by[held.owner]:
-                del self._used_by[held.owner]
+            left = self._used_by.pop(held.owner, 0) - held.token_layers
+            if left:
+                self._used_by[held.owner] = left
 
     def expired(self, now_s: float) -> tuple[SessionId, ...]:
         """Sessions whose reservation has run out."""

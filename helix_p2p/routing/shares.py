@@ -1,7 +1,7 @@
 """Fair shares of a stage's KV cache between entry peers, binding only while somebody goes short.
 
 An entry peer alone may fill a stage. When another one is turned away while it holds less than an
-equal share, nobody gets more than a share until it was served; and if it still waits after
+equal share, nobody else gets more than a share until it has its own, and if it still has not after
 `patience_s`, because sessions are long, or idle on purpose, the newest session of whoever holds
 most is ended. (Max-min fairness at admission; Demers, Keshav and Shenker 1989 give the idea for
 links. Ending the newest loses the least work.)
@@ -60,7 +60,8 @@ class FairShares:
             since_s = known.since_s if known else now_s
             self._short[owner] = _Short(since_s, now_s, token_layers)
             raise
-        self._short.pop(owner, None)
+        if self._ledger.used_by.get(owner, 0) >= self._share(now_s, owner):
+            self._short.pop(owner, None)
 
     def to_end(self, now_s: float) -> SessionId | None:
         """The session to be ended for one that has waited too long, if it has come to that."""

@@ -43,8 +43,13 @@ def test_room_that_comes_free_goes_to_the_one_that_went_short():
         fair.reserve(session(51), HOG, 10, 1.1, 60.0)
     ledger.release(session(1))
     fair.reserve(session(50), POOR, 20, 1.2, 60.0)
-    ledger.release(session(2))
-    fair.reserve(session(52), HOG, 10, 1.3, 60.0)
+    for number in (2, 3, 4):
+        ledger.release(session(number))
+        with pytest.raises(Busy):
+            fair.reserve(session(52), HOG, 10, 1.3, 60.0)
+    fair.reserve(session(53), POOR, 30, 1.4, 60.0)
+    ledger.release(session(5))
+    fair.reserve(session(52), HOG, 10, 1.5, 60.0)
 
 
 def test_newest_session_of_who_holds_most_ends_for_one_that_waits_too_long():
