@@ -25,7 +25,7 @@ from helix_p2p.net.channel import Channel
 from helix_p2p.net.outbox import Outbox
 from helix_p2p.net.transport import Buffer
 from helix_p2p.types import PeerId
-from helix_p2p.wire.framing import encode_frame
+from helix_p2p.wire.framing import PAYLOAD_LIMIT_BYTES, encode_frame
 
 GOODBYE = ErrorReply(Cancelled.code, "this link is no longer needed")
 """Tells a link that was closed on purpose from one that broke."""
@@ -45,6 +45,7 @@ class LinkOptions:
         queue_frames: Most frames that wait for one peer.
         queue_bytes: Most bytes that wait for one peer.
         incoming_per_pool: Most incoming streams at once.
+        payload_limit_bytes: Of one message that comes.
     """
 
     heartbeat_s: float = 1.0
@@ -53,6 +54,7 @@ class LinkOptions:
     queue_frames: int = 4096
     queue_bytes: int = 128 * 1024 * 1024
     incoming_per_pool: int = 1024
+    payload_limit_bytes: int = PAYLOAD_LIMIT_BYTES
 
     def __post_init__(self) -> None:
         if not 0 < 2 * self.heartbeat_s <= self.silence_s:

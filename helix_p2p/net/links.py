@@ -184,7 +184,9 @@ class LinkPool:
     async def _run_incoming(self, stream: Stream) -> None:
         peer = stream.remote
         try:
-            channel = await accept_channel(stream, self._ours)
+            channel = await accept_channel(
+                stream, self._ours, payload_limit_bytes=self._options.payload_limit_bytes
+            )
         except HelixError as refusal:
             log.info("%s was not let in: %s", peer, refusal)
             return

@@ -33,6 +33,8 @@ class Masks:
         else:
             length = min(self._longest_s, known.length_s * 2)
         length = max(length, at_least_s)
+        for gone in [p for p, m in self._masks.items() if now_s > m.until_s + FORGET_S]:
+            del self._masks[gone]
         self._masks[peer] = _Mask(now_s + length, length)
         return now_s + length
 

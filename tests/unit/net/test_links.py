@@ -243,3 +243,16 @@ async def test_an_echo_is_not_lost_to_a_later_sign_of_life(network: MemoryNetwor
     writer.cancel()
     await asyncio.gather(writer, return_exceptions=True)
     await ben.close()
+
+
+async def test_a_payload_beyond_what_the_links_carry_loses_the_link_unread(
+    network: MemoryNetwork,
+) -> None:
+    small = LinkOptions(heartbeat_s=0.02, silence_s=0.1, dial_timeout_s=1.0, payload_limit_bytes=10)
+    async with Member(network, ANN) as ann, Member(network, BEN, options=small) as ben:
+        ann.links.send(BEN, Probe(1), bytes(10))
+        await ben.until(lambda: len(ben.received) == 1)
+        ann.links.send(BEN, Probe(2), bytes(11))
+        await ben.until(lambda: len(ben.lost) == 1)
+        assert isinstance(ben.lost[0][1], DecodeError)
+        assert len(ben.received) == 1

@@ -67,3 +67,10 @@ def test_mask_ends_and_doubles_with_each_failure_until_a_success():
     assert masks.next_end_s(2.0) == 3.0
     masks.succeed(peer)
     assert masks.fail(peer, 3.0) == 4.0
+
+
+def test_masks_of_peers_that_failed_long_ago_are_not_kept():
+    masks = Masks(shortest_s=1.0, longest_s=8.0)
+    for number in range(100):
+        masks.fail(PeerId(str(number)), number * 100.0)
+    assert len(masks._masks) == 1
