@@ -11,7 +11,8 @@ PeerId = NewType("PeerId", str)
 """A libp2p peer id in base58, `12D3KooW…` for the Ed25519 keys we use."""
 
 SessionId = NewType("SessionId", bytes)
-"""16 random bytes, chosen by the client; one generation's name on every stage."""
+"""16 random bytes: a client's name for a generation at its entry peer, and, drawn anew by the entry
+peer for each pipeline, that pipeline's name on its stages."""
 
 Epoch = NewType("Epoch", int)
 """A plan's version; see docs/adr/0004."""

@@ -4,10 +4,10 @@
     client ◀── Delivered, Refused ── entry peer ◀── Opened, StageFailed ── stage
     stage ── Forward + activations ──▶ next stage;  last stage ── Sampled ──▶ entry peer
 
-Always: a message about a stage names (session, attempt); the attempt rises each time the entry peer
-builds the pipeline anew, so what a replaced stage still sends has no effect. Positions are absolute
-(0 is the first prompt token) and a write to the KV cache at a position is idempotent, so a
-duplicate or a replay does no harm.
+Always: a message about a stage names (session, attempt); the entry peer draws a new session name
+and raises the attempt each time it builds the pipeline anew, so what a replaced stage still sends
+has no effect, and nobody can foresee a name. Positions are absolute (0 is the first prompt token)
+and a write to the KV cache at a position is idempotent, so a duplicate or a replay does no harm.
 """
 
 from dataclasses import dataclass, field
