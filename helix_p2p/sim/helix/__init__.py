@@ -1,0 +1,1 @@
+"""Helix mode: the semantics of the paper's own simulator."""
