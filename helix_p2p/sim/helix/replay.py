@@ -39,9 +39,10 @@ CONCAT_BYTES_PER_S = 4e9
 COPY_BYTES_PER_S = 5e9
 FIRST_FEED_GAP_S = 0.1
 MOST_WAITING = 1024
+FILL_S = 2.0
 SAMPLES = 240
 
-_ARRIVE, _LAYER_DONE, _RECEIVE, _WAY_FREE = range(4)
+_ARRIVE, _LAYER_DONE, _RECEIVE, _WAY_FREE, _RESUME = range(5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,10 @@ class HelixRun:
         duration_s: Of the window.
         equal_admission: Every scheduler chooses whole routes under the expected-KV rule, and the
             closed loop is fed by it; False leaves the baselines without admission, as in the paper.
-        keep_time: Stop asked between events, for progress; gets virtual seconds done and in all.
+        begin_full: Offline: begin with the caches as full as the feed rule allows, each query
+            somewhere in its answer, instead of with `feed` prompts; a short run then sees the
+            steady state.
+        keep_time: Told of the virtual seconds done and in all, now and then.
     """
 
     scheduler: Scheduler = Scheduler.MAX_FLOW
@@ -72,6 +76,7 @@ class HelixRun:
     warm_up_s: float = 60.0
     duration_s: float = 600.0
     equal_admission: bool = False
+    begin_full: bool = False
     keep_time: Callable[[float, float], None] | None = None
 
     def __post_init__(self) -> None:
@@ -81,6 +86,9 @@ class HelixRun:
             raise ConfigError("an offline run needs at least one query in flight")
         if not self.duration_s > 0 or self.warm_up_s < 0:
             raise ConfigError("a run needs a window, and no negative warm-up")
+        by_routes = self.equal_admission or self.scheduler is Scheduler.MAX_FLOW
+        if self.begin_full and (self.online or not by_routes):
+            raise ConfigError("only an offline run with admission can begin full")
 
 
 def replay(setup: HelixSetup, run: HelixRun) -> Figures:
@@ -161,6 +169,8 @@ class _Replay:
             # Drawn at once: the artifact's schedulers draw from the same chance only afterwards.
             self._arrivals = iter(list(self._arrivals))
             self._next_arrival()
+        elif run.begin_full:
+            self._fill()
         else:
             for number in range(run.feed):
                 self._feed(self._start_s + number * FIRST_FEED_GAP_S)
@@ -178,6 +188,8 @@ class _Replay:
                 self._receive(what, whom, now_s)  # type: ignore[arg-type]
             elif kind == _ARRIVE:
                 self._arrive(what, now_s)  # type: ignore[arg-type]
+            elif kind == _RESUME:
+                self._send(None, [what], now_s)  # type: ignore[list-item]
             else:
                 self._pump(what, now_s)  # type: ignore[arg-type]
         return self._close(events, min(now_s, end_s))
@@ -282,6 +294,25 @@ class _Replay:
         length = draw_length(self._rng)
         self._push(at_s, _ARRIVE, Query(length.input_tokens, length.output_tokens, at_s))
 
+    def _fill(self) -> None:
+        """Admit as many queries as the feed rule allows, each at some point of its answer."""
+        while self._expected.feeds:
+            length = draw_length(self._rng)
+            at_s = self._start_s + self._rng.uniform(0, FILL_S)
+            query = Query(length.input_tokens, length.output_tokens, at_s)
+            if not self._route(query):
+                break
+            query.prompt, query.tokens = False, 1
+            query.done = self._rng.randrange(length.output_tokens)
+            query.context = length.input_tokens + query.done
+            done = 0
+            for way in query.route[:-1]:
+                stage = way.target
+                assert stage is not None, "only the last way leads to the client"
+                stage.kv_used += query.context * (stage.end - done)
+                done = stage.end
+            self._push(at_s, _RESUME, query)
+
     def _next_arrival(self) -> None:
         arrival = next(self._arrivals, None)
         if arrival is not None:
@@ -302,6 +333,12 @@ class _Replay:
                 self._figures.longest_queue = max(self._figures.longest_queue, len(self._waiting))
 
     def _admit(self, query: Query, now_s: float) -> bool:
+        if not self._route(query):
+            return False
+        self._send(None, [query], now_s)
+        return True
+
+    def _route(self, query: Query) -> bool:
         if self._whole_routes:
             route = whole_route(
                 self._run.scheduler, self._first_ways, query, self._expected.fits, self._choices
@@ -311,7 +348,6 @@ class _Replay:
             query.route = route
             self._expected.add(query)
         self._running += 1
-        self._send(None, [query], now_s)
         return True
 
     def _admit_waiting(self, now_s: float) -> None:

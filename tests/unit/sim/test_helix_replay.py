@@ -10,21 +10,10 @@ from helix_p2p.errors import ConfigError
 from helix_p2p.sim.helix.reference import reference_rows, run_row
 from helix_p2p.sim.helix.replay import HelixRun, replay
 from helix_p2p.sim.helix.routes import Scheduler
-from helix_p2p.sim.helix.setup import HelixSetup, LinkSetup, StageSetup, published_setup
+from helix_p2p.sim.helix.setup import published_setup
 from helix_p2p.sim.trace import draw_length, poisson_arrivals, trace_arrivals, trace_lengths
-from helix_p2p.types import LayerRange, PeerId
-
-
-def stage(name: str, start: int, end: int, kv: int = 10**9) -> StageSetup:
-    prefill = tuple(0.0001 * tokens for tokens in range(3 * 2048 + 1))
-    decode = (0.0, *(0.004 for _ in range(512)))
-    return StageSetup(PeerId(name), LayerRange(start, end), kv, prefill, decode, 3, 300)
-
-
-def chain(*stages: StageSetup) -> HelixSetup:
-    names = [None, *(s.peer for s in stages), None]
-    links = tuple(LinkSetup(a, b, 0.01, 1e9, 100.0) for a, b in itertools.pairwise(names))
-    return HelixSetup(stages[-1].layers.end, 16384, stages, links)
+from helix_p2p.types import PeerId
+from tests.unit.sim.setups import chain, stage
 
 
 def row(case: str):
@@ -32,13 +21,14 @@ def row(case: str):
 
 
 def test_one_token_takes_its_layers_and_its_hops():
-    """Two stages, five layers, three hops of 10 ms: 5·4 + 3·10 ms, copies and transfers on top."""
+    """5 layers of 1.02 ms and 3 hops of 10 ms, copies and transfers on top."""
     got = replay(
         chain(stage("a", 0, 2), stage("b", 2, 5)), HelixRun(scheduler=Scheduler.RANDOM, feed=1)
     )
     copies_s = 2 * 16384 * (1 / 4e9 + 1 / 5e9)
     transfer_s = (16384 + 2) / 1e9 + 2 * 2 / 1e9
-    assert min(got.decode_s) == pytest.approx(0.050 + copies_s + transfer_s, rel=1e-9)
+    layers_s = 5 * 0.001 * 1.02
+    assert min(got.decode_s) == pytest.approx(layers_s + 0.030 + copies_s + transfer_s, rel=1e-9)
 
 
 @pytest.mark.parametrize(

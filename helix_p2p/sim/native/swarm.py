@@ -1,0 +1,426 @@
+"""A swarm that serves, in virtual time: every decision is made by the machines that real peers run.
+
+What is modelled is only what the machines never see: how long a step takes, how long a message is
+on its way, and who dies, hangs or slows down. Batching, chunked prefill, whole-path reservation,
+the waiting queue, IWRR, repair and the client's failover are `session` and `routing` themselves.
+
+Always: deterministic for a seed; a peer that is down hears and says nothing; a KV reservation never
+exceeds its stage; a token that reaches a client is checked against the only right one.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from helix_p2p.errors import PeerLost, PeerUnreachable
+from helix_p2p.planning.capacity import MTOKENS
+from helix_p2p.planning.plan import EdgeFlow, MinCut, Placement
+from helix_p2p.routing.admission import KvLedger
+from helix_p2p.routing.route import Router
+from helix_p2p.session.effects import (
+    ClientKey,
+    CloseCache,
+    Deliver,
+    OpenCache,
+    RunStep,
+    Send,
+    SendRows,
+)
+from helix_p2p.session.entry import EntryMachine
+from helix_p2p.session.generation import EntryLimits, ModelLimits
+from helix_p2p.session.messages import (
+    Close,
+    Delivered,
+    Forward,
+    Generate,
+    Open,
+    Opened,
+    Phase,
+    Refused,
+    Sampled,
+    StageFailed,
+)
+from helix_p2p.session.stage import StageLimits, StageMachine
+from helix_p2p.sim.clock import VirtualTime
+from helix_p2p.sim.helix.setup import HelixSetup, StageSetup
+from helix_p2p.sim.native.engine import VOCAB, BrokenInvariant, ModelledEngine
+from helix_p2p.sim.network import LinkModel, Network
+from helix_p2p.types import LayerRange, PeerId, SessionId
+
+CLIENT = PeerId("client")
+MESSAGE_BYTES = 128.0
+TICK_S = 0.5
+EOF_S = 0.05
+"""Until the other end of a stream reads that a killed process is gone (measured, design §7)."""
+SILENCE_S = 3.0
+"""Until the heartbeat on a stream gives up on a peer that hangs."""
+SPLICE_S = 0.002
+"""A new stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServingRules:
+    """The production machines' own limits, and what a run needs to know.
+
+    Attributes:
+        entry: Of entry peers.
+        stage: Of stages.
+        context_tokens: Of the model.
+        loss: Of every link.
+    """
+
+    entry: EntryLimits = field(default_factory=EntryLimits)
+    stage: StageLimits = field(default_factory=StageLimits)
+    context_tokens: int = 4096
+    loss: float = 0.0
+
+
+@dataclass(slots=True)
+class SimPeer:
+    """One machine."""
+
+    setup: StageSetup
+    ledger: KvLedger
+    router: Router
+    stage: StageMachine[int]
+    entry: EntryMachine
+    engine: ModelledEngine
+    alive: bool = True
+    hung: bool = False
+    life: int = 0
+    held_back: list[tuple[Any, ...]] = field(default_factory=list)
+
+    @property
+    def me(self) -> PeerId:
+        """Its name."""
+        return self.setup.peer
+
+
+class ServingSwarm:
+    """See the module's description.
+
+    Args:
+        setup: Stages with their times, links with their flows.
+        rules: Limits of the machines.
+        seed: Of losses.
+        time: Virtual time; its own where not given.
+    """
+
+    def __init__(
+        self,
+        setup: HelixSetup,
+        rules: ServingRules | None = None,
+        seed: int = 0,
+        time: VirtualTime | None = None,
+    ) -> None:
+        self.setup = setup
+        self.time = time or VirtualTime()
+        self.rules = rules or ServingRules()
+        self.flows = flows_of(setup)
+        self.placement = _as_placement(self.flows)
+        links = {
+            (link.source or CLIENT, link.target or CLIENT): LinkModel(
+                link.latency_s, link.bandwidth_bytes_per_s, self.rules.loss
+            )
+            for link in setup.links
+        }
+        links |= {(b, a): link for (a, b), link in links.items() if (b, a) not in links}
+        self.network = Network(self.time, links, _typical(links), Random(seed))
+        self.peers: dict[PeerId, SimPeer] = {}
+        self.generation_of: dict[SessionId, int] = {}
+        self.edge_tokens: dict[tuple[PeerId, PeerId], int] = {}
+        self.steps = 0
+        self._listeners: dict[SessionId, Any] = {}
+        for stage in setup.stages:
+            self.peers[stage.peer] = self._new_peer(stage)
+        for number, peer in enumerate(self.peers.values()):
+            self.time.after(TICK_S * number / len(self.peers), self._tick, peer, 0)
+        self.look_around()
+
+    # ── peers ────────────────────────────────────────────────────────────────────────────────
+
+    def _new_peer(self, stage: StageSetup) -> SimPeer:
+        ledger = KvLedger(stage.kv_layer_tokens)
+        router = Router(self.setup.layers)
+        router.follow(self.placement)
+        model = ModelLimits(self.setup.layers, self.rules.context_tokens, VOCAB)
+        machine: StageMachine[int] = StageMachine(stage.peer, ledger, self.rules.stage)
+        machine.serve(stage.layers)
+        return SimPeer(
+            stage,
+            ledger,
+            router,
+            machine,
+            EntryMachine(stage.peer, model, router, self.rules.entry),
+            ModelledEngine(stage, self.setup.layers, self.setup.activation_bytes),
+        )
+
+    def serving(self) -> Mapping[PeerId, LayerRange]:
+        """Who serves what now."""
+        return {p.me: p.setup.layers for p in self.peers.values() if p.alive}
+
+    def look_around(self) -> None:
+        """Every live peer sees who serves what (membership tells it, seconds after a change)."""
+        serving = self.serving()
+        for peer in self.peers.values():
+            if peer.alive:
+                near = {p: r for p, r in serving.items() if not self.network.apart(p, peer.me)}
+                self._do(peer, peer.entry.see(near, {}, 1, self.time.now_s))
+
+    def crash(self, name: PeerId) -> None:
+        """SIGKILL: every stream ends, all it held is gone."""
+        dead = self.peers[name]
+        if not dead.alive:
+            return
+        dead.alive = False
+        dead.life += 1
+        self.network.cut(name)
+        self.time.note(b"crash " + name.encode())
+        self.time.after(EOF_S, self._everyone_loses, name)
+
+    def restart(self, name: PeerId) -> None:
+        """The peer is back with its weights, and knows nothing of any session."""
+        old = self.peers[name]
+        if old.alive:
+            return
+        fresh = self._new_peer(old.setup)
+        fresh.life = old.life + 1
+        self.peers[name] = fresh
+        self.time.note(b"restart " + name.encode())
+        self.time.after(TICK_S, self._tick, fresh, fresh.life)
+        self.look_around()
+
+    def hang(self, name: PeerId, seconds: float) -> None:
+        """SIGSTOP: it says nothing, and finds everything waiting when it goes on."""
+        self.peers[name].hung = True
+        self.time.after(SILENCE_S, self._lost_if_hung, name)
+        self.time.after(seconds, self._wake, name)
+
+    def slow(self, name: PeerId, factor: float) -> None:
+        """A grey peer: its steps take so many times longer."""
+        self.peers[name].engine.slowness = factor
+
+    def partition(self, sides: Mapping[PeerId, int], seconds: float) -> None:
+        """Sides hear nothing of each other for a while; clients are on side 0."""
+        self.network.partition(sides)
+        self.time.note(b"partition")
+        self.time.after(SILENCE_S, self._lose_other_sides)
+        self.time.after(max(seconds, SILENCE_S + TICK_S), self._heal)
+
+    def _lose_other_sides(self) -> None:
+        for peer in list(self.peers.values()):
+            for other in list(self.peers):
+                if peer.alive and self.network.apart(peer.me, other):
+                    self._do(peer, peer.stage.on_peer_lost(other))
+                    self._do(peer, peer.entry.on_peer_lost(other, self.time.now_s))
+        for listener in list(self._listeners.values()):
+            for name in self.peers:
+                if self.network.apart(CLIENT, name):
+                    listener.on_entry_lost(name, PeerLost(f"{name} fell silent"))
+        self.look_around()
+
+    def _heal(self) -> None:
+        self.network.partition({})
+        self.look_around()
+
+    def _wake(self, name: PeerId) -> None:
+        peer = self.peers[name]
+        peer.hung = False
+        waiting, peer.held_back = peer.held_back, []
+        for call in waiting:
+            self.time.at(self.time.now_s, *call)
+
+    def _lost_if_hung(self, name: PeerId) -> None:
+        if self.peers[name].hung:
+            self._everyone_loses(name)
+
+    def _everyone_loses(self, name: PeerId) -> None:
+        for peer in self.peers.values():
+            if peer.alive and peer.me != name:
+                self._do(peer, peer.stage.on_peer_lost(name))
+                self._do(peer, peer.entry.on_peer_lost(name, self.time.now_s))
+        for listener in list(self._listeners.values()):
+            listener.on_entry_lost(name, PeerLost(f"{name} is gone"))
+        self.look_around()
+
+    def _tick(self, peer: SimPeer, life: int) -> None:
+        if peer.life != life or not peer.alive:
+            return
+        if not peer.hung:
+            self._do(peer, peer.entry.tick(self.time.now_s))
+            self._do(peer, peer.stage.tick(self.time.now_s))
+        self.time.after(TICK_S, self._tick, peer, life)
+
+    # ── clients ──────────────────────────────────────────────────────────────────────────────
+
+    def ask(self, entry: PeerId, request: Generate, generation: int, listener: Any) -> None:
+        """A client's request, on its way to an entry peer."""
+        peer = self.peers.get(entry)
+        if peer is None or not peer.alive or self.network.apart(CLIENT, entry):
+            gone = PeerUnreachable(f"{entry} cannot be reached")
+            self.time.after(EOF_S, listener.on_entry_lost, entry, gone)
+            return
+        self.generation_of[request.session] = generation
+        self._listeners[request.session] = listener
+        size = MESSAGE_BYTES + 4.0 * (len(request.prompt) + len(request.generated))
+        self.network.send(CLIENT, entry, size, self._on_generate, peer, request)
+
+    def cancel(self, entry: PeerId, session: SessionId) -> None:
+        """The client wants no more of a session."""
+        self._listeners.pop(session, None)
+        peer = self.peers[entry]
+        if peer.alive:
+            self.network.send(CLIENT, entry, MESSAGE_BYTES, self._on_cancel, peer, session)
+
+    def _on_generate(self, peer: SimPeer, request: Generate) -> None:
+        if self._away(peer, self._on_generate, peer, request):
+            return
+        key = ClientKey(request.session.hex())
+        identity = PeerId(f"client-{self.generation_of[request.session]}")
+        self._do(peer, peer.entry.on_generate(key, identity, request, self.time.now_s))
+
+    def _on_cancel(self, peer: SimPeer, session: SessionId) -> None:
+        if not self._away(peer, self._on_cancel, peer, session):
+            key = ClientKey(session.hex())
+            self._do(peer, peer.entry.on_cancel(key, session, self.time.now_s))
+
+    def _deliver(self, source: PeerId, message: Delivered | Refused) -> None:
+        listener = self._listeners.get(message.session)
+        if listener is not None:
+            if isinstance(message, Refused) or message.finished is not None:
+                del self._listeners[message.session]
+            listener.on_message(source, message)
+
+    # ── effects ──────────────────────────────────────────────────────────────────────────────
+
+    def _do(self, peer: SimPeer, effects: Iterable[Any]) -> None:
+        for effect in effects:
+            kind = type(effect)
+            if kind is Send:
+                self._send(peer, effect.to, effect.message, ())
+            elif kind is RunStep:
+                self._begin_step(peer, effect)
+            elif kind is SendRows:
+                end = peer.setup.layers.end
+                self._send(peer, effect.to, effect.message, (end,) * len(effect.rows))
+            elif kind is Deliver:
+                self.network.send(
+                    peer.me, CLIENT, MESSAGE_BYTES, self._deliver, peer.me, effect.message
+                )
+            elif kind is OpenCache:
+                peer.engine.open(effect)
+            elif kind is CloseCache:
+                peer.engine.close(effect.session)
+            else:
+                raise BrokenInvariant(f"an unknown effect {effect!r}")
+
+    def _begin_step(self, peer: SimPeer, step: RunStep[int]) -> None:
+        # The engine's thread takes what it is given in order: what is asked of a cache while a step
+        # runs waits behind it. So a step has its effect when it begins, its answer at its end.
+        self.steps += 1
+        seconds = peer.engine.seconds(step)
+        tokens: list[int | None] | None = None
+        if peer.engine.holds(step):
+            seeds = [self.generation_of[row.session] for row in step.rows]
+            tokens = peer.engine.run(step, seeds)
+        self.time.after(seconds, self._end_step, peer, peer.life, tokens)
+
+    def _end_step(self, peer: SimPeer, life: int, tokens: list[int | None] | None) -> None:
+        if peer.life != life or self._away(peer, self._end_step, peer, life, tokens):
+            return
+        if tokens is None:
+            error = PeerLost("a cache was closed meanwhile")
+            self._do(peer, peer.stage.on_step_failed(error))
+        else:
+            self._do(peer, peer.stage.on_step_done(tokens))
+
+    def _send(self, source: SimPeer, to: PeerId, message: Any, payloads: Sequence[int]) -> None:
+        target = self.peers.get(to)
+        if target is None:
+            return
+        size, urgent = MESSAGE_BYTES, True
+        if isinstance(message, Forward):
+            tokens = sum(message.counts)
+            size += tokens * self.setup.activation_bytes
+            urgent = message.phase is Phase.DECODE
+            pair = (source.me, to)
+            self.edge_tokens[pair] = self.edge_tokens.get(pair, 0) + tokens
+            if message.tokens:
+                payloads = (0,) * len(message.sessions)
+        if target is source:
+            self.time.after(0.0, self._receive, source.me, target, message, payloads)
+        elif target.alive:
+            self.network.send(
+                source.me,
+                to,
+                size,
+                self._receive,
+                source.me,
+                target,
+                message,
+                payloads,
+                urgent=urgent,
+            )
+        else:
+            self.time.after(EOF_S, self._tell_lost, source, to)
+
+    def _tell_lost(self, peer: SimPeer, lost: PeerId) -> None:
+        if peer.alive and not self.peers[lost].alive:
+            self._do(peer, peer.stage.on_peer_lost(lost))
+            self._do(peer, peer.entry.on_peer_lost(lost, self.time.now_s))
+
+    def _receive(
+        self, sender: PeerId, peer: SimPeer, message: Any, payloads: Sequence[int]
+    ) -> None:
+        if self._away(peer, self._receive, sender, peer, message, payloads):
+            return
+        now_s = self.time.now_s
+        effects: Iterable[Any]
+        match message:
+            case Forward():
+                effects = peer.stage.on_forward(sender, message, payloads, now_s)
+            case Sampled():
+                effects = peer.entry.on_sampled(sender, message, now_s)
+            case Open():
+                effects = peer.stage.on_open(sender, message, now_s)
+                if peer.ledger.used_token_layers > peer.ledger.capacity_token_layers:
+                    raise BrokenInvariant(f"{peer.me} reserved more KV than it has")
+            case Opened():
+                effects = peer.entry.on_opened(sender, message, now_s)
+            case Close():
+                effects = peer.stage.on_close(sender, message)
+            case StageFailed():
+                effects = peer.entry.on_stage_failed(sender, message, now_s)
+            case _:
+                raise BrokenInvariant(f"an unknown message {message!r}")
+        self._do(peer, effects)
+
+    def _away(self, peer: SimPeer, *call: Any) -> bool:
+        """Whether the peer cannot act now; what a hanging peer missed waits for it."""
+        if not peer.alive or self.peers.get(peer.me) is not peer:
+            return True
+        if peer.hung:
+            peer.held_back.append(call)
+            return True
+        return False
+
+
+def flows_of(setup: HelixSetup) -> tuple[EdgeFlow, ...]:
+    """The planned flows of a setup; where it has none, every link alike."""
+    planned = [link for link in setup.links if link.flow_tokens_per_s > 0]
+    return tuple(
+        EdgeFlow(link.source, link.target, max(1, round(link.flow_tokens_per_s * MTOKENS)) or 1)
+        for link in planned or setup.links
+    )
+
+
+def _as_placement(flows: tuple[EdgeFlow, ...]) -> Placement:
+    value = sum(flow.mtokens_per_s for flow in flows if flow.source is None)
+    return Placement((), flows, value, value, MinCut(), "given", 0.0)
+
+
+def _typical(links: Mapping[tuple[PeerId, PeerId], LinkModel]) -> LinkModel:
+    """For pairs that no planned link joins (the entry peer and later stages): the median one."""
+    ordered = sorted(links.values(), key=lambda link: (link.latency_s, link.bandwidth_bytes_per_s))
+    return ordered[len(ordered) // 2] if ordered else LinkModel(0.01, 1e8)

@@ -1,0 +1,72 @@
+"""Native mode: the production machines serve, in virtual time."""
+
+from dataclasses import replace
+
+import pytest
+
+from helix_p2p.session.generation import EntryLimits
+from helix_p2p.sim.helix.replay import HelixRun
+from helix_p2p.sim.helix.setup import published_setup
+from helix_p2p.sim.native.swarm import ServingRules, ServingSwarm
+from helix_p2p.sim.native.workload import Workload, room_for, serve
+from tests.unit.sim.setups import chain, doubled, stage
+
+
+def test_one_client_waits_for_layers_and_hops_alone():
+    setup = chain(stage("a", 0, 2), stage("b", 2, 5), latency_s=0.01)
+    got = serve(setup, HelixRun(feed=1, warm_up_s=0.0, duration_s=20.0))
+    assert got.finished >= 1
+    # 5 layers of 1.02 ms; a → b, b → a with the token, a → client; copies and sending on top.
+    # Between two tokens the way to the client overlaps the next step.
+    assert min(got.decode_s) == pytest.approx(5 * 0.00102 + 0.020, rel=0.02)
+
+
+def test_equal_seeds_give_equal_runs():
+    run = HelixRun(feed=8, warm_up_s=0.0, duration_s=20.0)
+    hashes = {serve(doubled(), replace(run, seed=seed)).trace_hash() for seed in (1, 1, 2)}
+    assert len(hashes) == 2
+
+
+def test_load_follows_the_planned_shares():
+    got = serve(doubled(), HelixRun(feed=12, warm_up_s=0.0, duration_s=60.0))
+    into = {str(e.target): e.measured_tokens_per_s for e in got.edges if str(e.target)[0] == "c"}
+    assert set(into) == {"c1", "c2"}
+    assert max(into.values()) < 1.5 * min(into.values())
+
+
+def test_memory_is_never_overfilled_and_what_does_not_fit_waits():
+    tight = chain(stage("a", 0, 2, kv=8_000), stage("b", 2, 5, kv=12_000))
+    got = serve(tight, HelixRun(feed=20, warm_up_s=0.0, duration_s=60.0))
+    assert got.finished > 5
+    assert got.longest_queue > 5
+    assert max(got.kv_peak_share.values()) <= 1.0
+
+
+def test_online_overload_waits_and_is_refused_with_a_type():
+    """At 1600 tokens/s the artifact stops: `No next level node meets scheduling requirement`."""
+    rules = ServingRules(entry=EntryLimits(waiting_sessions=8, waiting_s=5.0))
+    slow = chain(stage("a", 0, 2, kv=20_000, decode_s=0.02), stage("b", 2, 5, kv=30_000))
+    swarm = ServingSwarm(slow, rules)
+    run = HelixRun(online=True, arrival_tokens_per_s=1600.0, warm_up_s=0.0, duration_s=120.0)
+    work = Workload(swarm, run, limits=None)
+    work.start()
+    swarm.time.run(1500.0)
+    assert work.outcome.finished > 0
+    assert work.outcome.refused > 0
+    assert work.outcome.failed == 0
+    assert work.running == 0, "every client was answered or refused"
+
+
+def test_a_chunked_long_prompt_does_not_hold_up_decoding():
+    whole = ServingRules(entry=EntryLimits(prefill_chunk_tokens=4096))
+    setup = chain(stage("a", 0, 6), stage("b", 6, 12))
+    run = HelixRun(feed=10, warm_up_s=0.0, duration_s=60.0)
+    chunked, unchunked = serve(setup, run), serve(setup, run, whole)
+    assert sorted(chunked.decode_s)[-20] < sorted(unchunked.decode_s)[-20]
+
+
+def test_the_papers_cluster_is_served():
+    setup = published_setup("geo24/70b/ilp")
+    got = serve(setup, HelixRun(feed=40, warm_up_s=20.0, duration_s=20.0))
+    assert got.decode_tokens_per_s > 20
+    assert room_for(setup) > 200
