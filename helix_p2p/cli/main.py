@@ -17,7 +17,9 @@ SUBCOMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "chat": ("helix_p2p.cli.chat:chat", "Talk with a swarm's model in the terminal."),
         "generate": ("helix_p2p.cli.chat:generate", "Complete one prompt and print the answer."),
+        "compare": ("helix_p2p.cli.compare:compare", "Simulate side by side, with a report."),
         "plan": ("helix_p2p.cli.plan:plan", "Plan who serves which layers, with a proof."),
+        "simulate": ("helix_p2p.cli.simulate:simulate", "Run a scenario in virtual time."),
     }
 )
 """Name → (module:attribute, one line of help)."""

@@ -56,13 +56,13 @@ def rank(
     """Replay placements over a swarm and order them, best first.
 
     Args:
-        snapshot: The swarm; every peer of a placement needs a measured speed.
+        snapshot: The swarm.
         placements: Finalists, each with its flows.
         window_s: Virtual seconds that count, after a warm-up.
         seed: Of the requests.
 
     Raises:
-        ConfigError: There is nothing to rank, or a peer has no measured speed.
+        ConfigError: There is nothing to rank, or it is not known how fast a peer is.
     """
     return rank_setups(
         [snapshot_setup(snapshot, placement) for placement in placements],

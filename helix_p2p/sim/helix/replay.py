@@ -31,7 +31,7 @@ from helix_p2p.sim.helix.routes import (
     whole_route,
 )
 from helix_p2p.sim.helix.setup import LONGEST_PROMPT_TOKENS, HelixSetup
-from helix_p2p.sim.trace import Arrival, draw_length, trace_arrivals
+from helix_p2p.sim.trace import Arrival, draw_length, poisson_arrivals, trace_arrivals
 
 TOKEN_BYTES = 2
 CONTEXT_PER_REQUEST_TOKENS = 1000
@@ -64,7 +64,8 @@ class HelixRun:
         begin_full: Offline: begin with the caches as full as the feed rule allows, each query
             somewhere in its answer, instead of with `feed` prompts; a short run then sees the
             steady state.
-        keep_time: Told of the virtual seconds done and in all, now and then.
+        poisson: Online: memoryless arrivals instead of the trace's bursts.
+        watch: Told of virtual seconds done and in all, with the figures so far, now and then.
     """
 
     scheduler: Scheduler = Scheduler.MAX_FLOW
@@ -77,7 +78,8 @@ class HelixRun:
     duration_s: float = 600.0
     equal_admission: bool = False
     begin_full: bool = False
-    keep_time: Callable[[float, float], None] | None = None
+    poisson: bool = False
+    watch: Callable[[float, float, Figures], None] | None = None
 
     def __post_init__(self) -> None:
         if self.online and not self.arrival_tokens_per_s > 0:
@@ -163,7 +165,8 @@ class _Replay:
         """Run to the end of the window."""
         run, heap, end_s = self._run, self._heap, self._window[1]
         if run.online:
-            self._arrivals = trace_arrivals(
+            arrivals = poisson_arrivals if run.poisson else trace_arrivals
+            self._arrivals = arrivals(
                 self._rng, run.arrival_tokens_per_s, self._start_s, run.warm_up_s + run.duration_s
             )
             # Drawn at once: the artifact's schedulers draw from the same chance only afterwards.
@@ -442,8 +445,9 @@ class _Replay:
                 sum(shares) / len(shares),
             )
         )
-        if self._run.keep_time is not None:
-            self._run.keep_time(now_s - self._start_s, self._window[1] - self._start_s)
+        if self._run.watch is not None:
+            done_s, in_all_s = now_s - self._start_s, self._window[1] - self._start_s
+            self._run.watch(done_s, in_all_s, self._figures)
 
     def _close(self, events: int, now_s: float) -> Figures:
         figures = self._figures

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from helix_p2p.cluster.profile import SpeedProfile
+from helix_p2p.cluster.profile import PeerProfile, SpeedProfile, interpolate
 from helix_p2p.cluster.reference import (
     CLUSTERS,
     NIC_BYTES_PER_S,
@@ -35,6 +35,9 @@ from helix_p2p.types import LayerRange, PeerId
 
 LONGEST_PROMPT_TOKENS = 2048
 """Of the trace; a batch takes as many prompt tokens as its prompts could have at most."""
+
+LARGEST_BATCH = 256
+"""Of decoding requests on a peer whose batches were never measured."""
 
 DISK_BYTES_PER_S = 1e9
 _PLANNED_LAYER_BYTES = {"30b": 1.0e9, "70b": 1.53e9}
@@ -158,23 +161,22 @@ def planned_setup(cluster: str, model: str, placement: Placement) -> HelixSetup:
 def snapshot_setup(
     snapshot: Snapshot, placement: Placement, *, most_prompts: int = 3
 ) -> HelixSetup:
-    """A placement of ours over any snapshot whose peers have measured speeds.
+    """A placement of ours over any snapshot.
+
+    A peer of which only T(k) is known takes 1 / (k · T(k)) seconds per layer and token, whatever
+    the batch.
 
     Raises:
-        ConfigError: A peer has no measured speed.
+        ConfigError: A peer holds more layers than its T(k) knows.
     """
     model = snapshot.model
     profiles = {p.peer: p for p in snapshot.peers}
     stages = []
     for assignment in placement.assignments:
         profile = profiles[assignment.peer]
-        if profile.speed is None:
-            raise ConfigError(
-                f"{profile.peer} has no measured seconds per layer, only T(k)",
-                hint="simulation needs a speed profile",
-            )
         free = profile.memory_bytes - model.weight_bytes(assignment.layers)
-        prefill, decode = _tables(profile.speed, most_prompts)
+        speed = profile.speed or _speed_of(profile, len(assignment.layers))
+        prefill, decode = _tables(speed, most_prompts)
         stages.append(
             StageSetup(
                 assignment.peer,
@@ -183,7 +185,7 @@ def snapshot_setup(
                 prefill,
                 decode,
                 most_prompts,
-                min(len(decode) - 1, int(profile.speed.decode[-1][0])),
+                min(len(decode) - 1, int(speed.decode[-1][0])),
             )
         )
     flows = {(f.source, f.target): f.mtokens_per_s / MTOKENS for f in placement.flows}
@@ -246,13 +248,28 @@ def _reference_stage(
     return StageSetup(peer, layers, kv_layer_tokens, prefill, decode, prompts, decodes)
 
 
+def _speed_of(profile: PeerProfile, layers: int) -> SpeedProfile:
+    if layers > len(profile.tokens_per_s) or not profile.tokens_per_s[layers - 1] > 0:
+        raise ConfigError(f"it is not known how fast {profile.peer} is with {layers} layers")
+    per_token_s = 1.0 / (layers * profile.tokens_per_s[layers - 1])
+    points = tuple((n, n * per_token_s) for n in (1, LARGEST_BATCH))
+    return SpeedProfile(prefill=points, decode=points)
+
+
 def _tables(speed: SpeedProfile, most_prompts: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Seconds per layer for each whole number of tokens, 0 for none."""
     tokens = np.arange(most_prompts * LONGEST_PROMPT_TOKENS + 1)
-    prefill = np.interp(tokens, *_points(speed.prefill))
+    prefill = np.interp(tokens, *_points(_far(speed.prefill, tokens[-1])))
     requests = np.arange(max(512, speed.decode[-1][0]) + 1)
-    decode = np.interp(requests, *_points(speed.decode))
+    decode = np.interp(requests, *_points(_far(speed.decode, requests[-1])))
     return tuple(prefill.tolist()), tuple(decode.tolist())
+
+
+def _far(points: tuple[tuple[int, float], ...], end: int) -> tuple[tuple[int, float], ...]:
+    """Go on along the last segment, as `SpeedProfile` does beyond its last point."""
+    if points[-1][0] >= end:
+        return points
+    return (*points, (int(end), interpolate(points, float(end))))
 
 
 def _points(points: tuple[tuple[int, float], ...]) -> tuple[list[float], list[float]]:

@@ -28,7 +28,8 @@ from helix_p2p.session.effects import (
     SendRows,
 )
 from helix_p2p.session.entry import EntryMachine
-from helix_p2p.session.generation import EntryLimits, ModelLimits
+from helix_p2p.session.generation import EntryLimits
+from helix_p2p.session.limits import ModelLimits
 from helix_p2p.session.messages import (
     Close,
     Delivered,
@@ -145,7 +146,7 @@ class ServingSwarm:
         router = Router(self.setup.layers)
         router.follow(self.placement)
         model = ModelLimits(self.setup.layers, self.rules.context_tokens, VOCAB)
-        machine: StageMachine[int] = StageMachine(stage.peer, ledger, self.rules.stage)
+        machine: StageMachine[int] = StageMachine(stage.peer, model, ledger, self.rules.stage)
         machine.serve(stage.layers)
         return SimPeer(
             stage,

@@ -27,7 +27,7 @@ from helix_p2p.sim.helix.replay import HelixRun
 from helix_p2p.sim.helix.setup import HelixSetup
 from helix_p2p.sim.native.engine import VOCAB, BrokenInvariant, true_token
 from helix_p2p.sim.native.swarm import CLIENT, ServingRules, ServingSwarm
-from helix_p2p.sim.trace import Arrival, Length, draw_length, trace_arrivals
+from helix_p2p.sim.trace import Arrival, Length, draw_length, poisson_arrivals, trace_arrivals
 from helix_p2p.types import PeerId
 
 SAMPLES = 240
@@ -143,7 +143,8 @@ class Workload:
         """Let the first requests come."""
         if self._run.online:
             end_s = self._window[1]
-            self._arrivals = trace_arrivals(
+            arrivals = poisson_arrivals if self._run.poisson else trace_arrivals
+            self._arrivals = arrivals(
                 self._lengths, self._run.arrival_tokens_per_s, self._began_s, end_s
             )
             self._next_arrival()
@@ -236,8 +237,9 @@ class Workload:
                 Sample(at_s, self.running, waiting, max(shares), sum(shares) / len(shares))
             )
         self._figures.longest_queue = max(self._figures.longest_queue, waiting)
-        if self._run.keep_time is not None:
-            self._run.keep_time(at_s, self._window[1])
+        self._figures.finished = self.outcome.finished
+        if self._run.watch is not None:
+            self._run.watch(at_s, self._window[1], self._figures)
         if at_s < self._window[1]:
             self.swarm.time.after(self._window[1] / SAMPLES, self._sample)
 

@@ -43,12 +43,19 @@ def test_a_snapshot_is_ranked_by_its_own_measured_speeds():
     assert all(one.decode_tokens_per_s > 0 for one in ranked)
 
 
-def test_a_peer_without_measured_speed_is_refused():
+def test_a_peer_of_which_only_its_rate_is_known_serves_at_that_rate():
     snapshot = reference_snapshot("single24", "70b")
     placement = BASELINES["petals"](snapshot, PlanOptions(), None, None)
     blind = replace(snapshot, peers=tuple(replace(p, speed=None) for p in snapshot.peers))
-    with pytest.raises(ConfigError, match="measured"):
-        snapshot_setup(blind, placement)
+    setup = snapshot_setup(blind, placement)
+    rates = {p.peer: p.tokens_per_s for p in blind.peers}
+    for stage in setup.stages:
+        layers = len(stage.layers)
+        served = 10 / (layers * stage.decode_s[10])
+        assert served == pytest.approx(rates[stage.peer][layers - 1])
+    unknown = replace(blind, peers=tuple(replace(p, tokens_per_s=()) for p in blind.peers))
+    with pytest.raises(ConfigError, match="how fast"):
+        snapshot_setup(unknown, placement)
 
 
 def test_nothing_to_rank_is_refused():

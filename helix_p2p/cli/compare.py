@@ -1,0 +1,51 @@
+"""`helix-p2p compare`: every placement under every scheduler, setting and seed, side by side."""
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument(
+    "scenario", metavar="SCENARIO.toml", type=click.Path(dir_okay=False, path_type=Path)
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="Where report.html, runs.json and runs.csv go.",
+)
+@click.option("--jobs", default=1, type=click.IntRange(min=1), help="Processes on this machine.")
+@click.option("--dask", "dask_address", default=None, metavar="ADDRESS", help="Of a Dask cluster.")
+@click.option("--native", is_flag=True, help="Each placement under our own serving as well.")
+def compare(scenario: Path, out: Path, jobs: int, dask_address: str | None, native: bool) -> None:
+    """Run the cross product of a scenario and write a report with charts."""
+    from rich.console import Console
+
+    from helix_p2p.cli.simulation import run_side_by_side, show
+    from helix_p2p.sim.report import report_html, results_csv, results_json
+    from helix_p2p.sim.runs import jobs_of
+    from helix_p2p.sim.scenario import read_scenario, setup_of
+
+    read = read_scenario(scenario)
+    out.mkdir(parents=True, exist_ok=True)
+    messages = Console(stderr=True)
+    setups = {}
+    for name in read.placements:
+        messages.print(f"planning: {name}", highlight=False)
+        setups[name] = setup_of(read.cluster, name)
+    results = run_side_by_side(
+        read,
+        setups,
+        jobs_of(read, with_native=native),
+        messages,
+        processes=jobs,
+        dask_address=dask_address,
+    )
+    (out / "report.html").write_text(report_html(read.name, results), encoding="utf-8")
+    (out / "runs.json").write_text(results_json(read.name, results), encoding="utf-8")
+    (out / "runs.csv").write_text(results_csv(results), encoding="utf-8")
+    show(results, Console(file=sys.stdout))
+    messages.print(f"report: {out / 'report.html'}", highlight=False)

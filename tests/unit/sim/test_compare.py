@@ -1,0 +1,128 @@
+"""Many runs side by side, their report, and the two commands."""
+
+import csv
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from helix_p2p.cli.main import cli
+from helix_p2p.errors import ConfigError
+from helix_p2p.sim import charts
+from helix_p2p.sim.report import report_html, results_csv
+from helix_p2p.sim.runs import jobs_of, run_all
+from helix_p2p.sim.scenario import parse_scenario, setup_of
+
+SMALL = """\
+name = "small & quick"
+placements = ["published:ilp", "published:petals"]
+schedulers = ["max-flow", "random"]
+seeds = 2
+warm_up = "2 s"
+duration = "15 s"
+
+[cluster]
+reference = "geo24"
+
+[[settings]]
+name = "offline"
+load = "offline"
+
+[[settings]]
+name = "online"
+load = "online"
+arrival_tokens_per_s = 200
+"""
+
+
+@pytest.fixture(scope="module")
+def scenario():
+    return parse_scenario(SMALL, "small.toml", Path())
+
+
+@pytest.fixture(scope="module")
+def results(scenario):
+    setups = {name: setup_of(scenario.cluster, name) for name in scenario.placements}
+    return list(run_all(scenario, setups, jobs_of(scenario, with_native=True)))
+
+
+def test_the_cross_product_is_full(scenario, results):
+    keys = {(r.placement, r.served_by, r.setting, r.seed) for r in results}
+    assert len(keys) == len(results) == 2 * 3 * 2 * 2
+
+
+def test_processes_change_nothing_but_the_time(scenario, results):
+    setups = {name: setup_of(scenario.cluster, name) for name in scenario.placements}
+    jobs = jobs_of(scenario)[:4]
+    beside = list(run_all(scenario, setups, jobs, processes=2))
+    alone = list(run_all(scenario, setups, jobs))
+    assert [replace(r, cpu_s=0.0) for r in beside] == [replace(r, cpu_s=0.0) for r in alone]
+
+
+def test_the_report_stands_alone_and_shows_every_run(results):
+    page = report_html("small & quick", results)
+    assert "small &amp; quick" in page
+    assert not re.search(r"(src|href)=|@import|url\(|<script", page)
+    for result in results:
+        assert result.trace_hash[:12] in page
+    for title in ("Tokens served per second", "Token latency", "KV over time", "measured load"):
+        assert title in page
+    assert page.count("<svg") == page.count("</svg>") > 20
+    assert ">nan<" not in page
+
+
+def test_the_csv_has_one_line_per_run(results):
+    rows = list(csv.DictReader(results_csv(results).splitlines()))
+    assert len(rows) == len(results)
+    assert float(rows[0]["decode_tokens_per_s"]) == results[0].decode_tokens_per_s
+
+
+def test_a_dask_cluster_that_is_not_there_is_refused(scenario):
+    with pytest.raises(ConfigError, match="Dask"):
+        list(run_all(scenario, {}, [], dask_address="tcp://127.0.0.1:1"))
+
+
+def test_compare_writes_report_json_and_csv(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL.replace('"published:petals"', '"helix-p2p"').replace("seeds = 2", ""))
+    done = CliRunner().invoke(cli, ["compare", str(path), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert "helix-p2p" in done.stdout
+    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+    kept = json.loads((tmp_path / "out" / "runs.json").read_text())
+    assert len(kept["runs"]) == len((tmp_path / "out" / "runs.csv").read_text().split()) - 1 == 8
+
+
+def test_simulate_prints_figures_and_the_trace(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    one, two = (CliRunner().invoke(cli, ["simulate", str(path), "--json"]) for _ in range(2))
+    assert one.exit_code == 0, one.output
+    assert "NaN" not in one.stdout
+    said = json.loads(one.stdout)
+    assert said["trace_hash"] == json.loads(two.stdout)["trace_hash"]
+    table = CliRunner().invoke(cli, ["simulate", str(path), "--seed", "1"])
+    assert "published:ilp" in table.stdout
+    assert said["trace_hash"] not in table.stdout
+
+
+def test_nothing_is_drawn_of_no_data():
+    assert charts.bars("t", "s", [charts.Bar("a", "b", float("nan"), 0, 0)]) == ""
+    assert charts.curves("t", "s", "%", [charts.Curve("a", ())]) == ""
+    assert charts.scatter("t", "x", "y", []) == ""
+    assert charts.placement_map("t", 10, {}, {}) == ""
+
+
+def test_bars_stand_on_one_scale():
+    drawn = charts.bars("t", "s", [charts.Bar("g", "a", 10, 10, 10), charts.Bar("g", "b", 5, 4, 6)])
+    high, low = (
+        float(h)
+        for h in re.findall(r'<rect x="[\d.]+" y="[\d.]+" width="[\d.]+" height="([\d.]+)"', drawn)[
+            :2
+        ]
+    )
+    assert high == pytest.approx(2 * low, rel=0.01)
+    assert "4–6 over seeds" in drawn
