@@ -26,6 +26,16 @@ def true_token(seed: int, position: int) -> int:
     return (mixed ^ (mixed >> 29)) % VOCAB
 
 
+def prompt_of(seed: int, tokens: int) -> tuple[int, ...]:
+    """A prompt of at least two tokens that says which generation it is."""
+    return (seed % VOCAB, seed // VOCAB, *(position % VOCAB for position in range(2, tokens)))
+
+
+def seed_in(prompt: Sequence[int]) -> int:
+    """Which generation a prompt belongs to."""
+    return prompt[0] + VOCAB * prompt[1]
+
+
 class BrokenInvariant(AssertionError):
     """The machines did something that they must never do."""
 

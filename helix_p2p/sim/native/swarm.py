@@ -45,7 +45,7 @@ from helix_p2p.session.messages import (
 from helix_p2p.session.stage import StageLimits, StageMachine
 from helix_p2p.sim.clock import VirtualTime
 from helix_p2p.sim.helix.setup import HelixSetup, StageSetup
-from helix_p2p.sim.native.engine import VOCAB, BrokenInvariant, ModelledEngine
+from helix_p2p.sim.native.engine import VOCAB, BrokenInvariant, ModelledEngine, seed_in
 from helix_p2p.sim.network import LinkModel, Network
 from helix_p2p.types import LayerRange, PeerId, SessionId
 
@@ -128,8 +128,9 @@ class ServingSwarm:
         }
         links |= {(b, a): link for (a, b), link in links.items() if (b, a) not in links}
         self.network = Network(self.time, links, _typical(links), Random(seed))
+        self._names = Random(f"names {seed}")
         self.peers: dict[PeerId, SimPeer] = {}
-        self.generation_of: dict[SessionId, int] = {}
+        self._seed_of: dict[SessionId, int] = {}
         self.edge_tokens: dict[tuple[PeerId, PeerId], int] = {}
         self.steps = 0
         self._listeners: dict[SessionId, Any] = {}
@@ -153,7 +154,9 @@ class ServingSwarm:
             ledger,
             router,
             machine,
-            EntryMachine(stage.peer, model, router, self.rules.entry),
+            EntryMachine(
+                stage.peer, model, router, Random(self._names.getrandbits(64)), self.rules.entry
+            ),
             ModelledEngine(stage, self.setup.layers, self.setup.activation_bytes),
         )
 
@@ -255,14 +258,13 @@ class ServingSwarm:
 
     # ── clients ──────────────────────────────────────────────────────────────────────────────
 
-    def ask(self, entry: PeerId, request: Generate, generation: int, listener: Any) -> None:
+    def ask(self, entry: PeerId, request: Generate, listener: Any) -> None:
         """A client's request, on its way to an entry peer."""
         peer = self.peers.get(entry)
         if peer is None or not peer.alive or self.network.apart(CLIENT, entry):
             gone = PeerUnreachable(f"{entry} cannot be reached")
             self.time.after(EOF_S, listener.on_entry_lost, entry, gone)
             return
-        self.generation_of[request.session] = generation
         self._listeners[request.session] = listener
         size = MESSAGE_BYTES + 4.0 * (len(request.prompt) + len(request.generated))
         self.network.send(CLIENT, entry, size, self._on_generate, peer, request)
@@ -278,7 +280,7 @@ class ServingSwarm:
         if self._away(peer, self._on_generate, peer, request):
             return
         key = ClientKey(request.session.hex())
-        identity = PeerId(f"client-{self.generation_of[request.session]}")
+        identity = PeerId(f"client-{seed_in(request.prompt)}")
         self._do(peer, peer.entry.on_generate(key, identity, request, self.time.now_s))
 
     def _on_cancel(self, peer: SimPeer, session: SessionId) -> None:
@@ -323,7 +325,7 @@ class ServingSwarm:
         seconds = peer.engine.seconds(step)
         tokens: list[int | None] | None = None
         if peer.engine.holds(step):
-            seeds = [self.generation_of[row.session] for row in step.rows]
+            seeds = [self._seed_of[row.session] for row in step.rows]
             tokens = peer.engine.run(step, seeds)
         self.time.after(seconds, self._end_step, peer, peer.life, tokens)
 
@@ -349,6 +351,7 @@ class ServingSwarm:
             self.edge_tokens[pair] = self.edge_tokens.get(pair, 0) + tokens
             if message.tokens:
                 payloads = (0,) * len(message.sessions)
+                self._learn_seeds(message)
         if target is source:
             self.time.after(0.0, self._receive, source.me, target, message, payloads)
         elif target.alive:
@@ -365,6 +368,16 @@ class ServingSwarm:
             )
         else:
             self.time.after(EOF_S, self._tell_lost, source, to)
+
+    def _learn_seeds(self, message: Forward) -> None:
+        """A pipeline's name says nothing; which generation it carries is seen in its prompt."""
+        start = 0
+        for session, position, count in zip(
+            message.sessions, message.positions, message.counts, strict=True
+        ):
+            if position == 0:
+                self._seed_of[session] = seed_in(message.tokens[start : start + 2])
+            start += count
 
     def _tell_lost(self, peer: SimPeer, lost: PeerId) -> None:
         if peer.alive and not self.peers[lost].alive:

@@ -25,7 +25,7 @@ from helix_p2p.session.messages import Cancel, Delivered, Generate, Refused
 from helix_p2p.sim.helix.figures import EdgeLoad, Figures, Sample
 from helix_p2p.sim.helix.replay import HelixRun
 from helix_p2p.sim.helix.setup import HelixSetup
-from helix_p2p.sim.native.engine import VOCAB, BrokenInvariant, true_token
+from helix_p2p.sim.native.engine import VOCAB, BrokenInvariant, prompt_of, true_token
 from helix_p2p.sim.native.swarm import CLIENT, ServingRules, ServingSwarm
 from helix_p2p.sim.trace import Arrival, Length, draw_length, poisson_arrivals, trace_arrivals
 from helix_p2p.types import PeerId
@@ -51,7 +51,7 @@ class _Generation:
         self._work = work
         self.number = number
         self._length = length
-        prompt = tuple((number + i) % VOCAB for i in range(length.input_tokens))
+        prompt = prompt_of(number, length.input_tokens)
         # The prompt pass gives the first token, every decode pass one more.
         request = GenerationRequest(prompt, length.output_tokens + 1, VOCAB, ignore_eos=True)
         self._session = ClientSession(request, work.choice, work.rng, work.limits)
@@ -79,7 +79,7 @@ class _Generation:
         for effect in effects:
             match effect:
                 case Send(peer, Generate() as request):
-                    work.swarm.ask(peer, request, self.number, self)
+                    work.swarm.ask(peer, request, self)
                 case Send(peer, Cancel(session)):
                     work.swarm.cancel(peer, session)
                 case Tokens(first, tokens):
