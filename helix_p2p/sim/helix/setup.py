@@ -176,7 +176,7 @@ def snapshot_setup(
         profile = profiles[assignment.peer]
         free = profile.memory_bytes - model.weight_bytes(assignment.layers)
         speed = profile.speed or _speed_of(profile, len(assignment.layers))
-        prefill, decode = _tables(speed, most_prompts)
+        prefill, decode = time_tables(speed, most_prompts)
         stages.append(
             StageSetup(
                 assignment.peer,
@@ -244,7 +244,7 @@ def _reference_stage(
     kind = _kinds(cluster, model)[peer]
     most = len(_kv_tables(cluster, model)[kind])
     prompts, decodes = batch_limits(cluster, model, kind, min(len(layers), most))
-    prefill, decode = _tables(reference_speed(model, kind), prompts)
+    prefill, decode = time_tables(reference_speed(model, kind), prompts)
     return StageSetup(peer, layers, kv_layer_tokens, prefill, decode, prompts, decodes)
 
 
@@ -256,7 +256,9 @@ def _speed_of(profile: PeerProfile, layers: int) -> SpeedProfile:
     return SpeedProfile(prefill=points, decode=points)
 
 
-def _tables(speed: SpeedProfile, most_prompts: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def time_tables(
+    speed: SpeedProfile, most_prompts: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Seconds per layer for each whole number of tokens, 0 for none."""
     tokens = np.arange(most_prompts * LONGEST_PROMPT_TOKENS + 1)
     prefill = np.interp(tokens, *_points(_far(speed.prefill, tokens[-1])))

@@ -79,7 +79,7 @@ class ServingRules:
 
 @dataclass(slots=True)
 class SimPeer:
-    """One machine."""
+    """One machine; `reached` is the layer that its latest step came to."""
 
     setup: StageSetup
     ledger: KvLedger
@@ -87,9 +87,11 @@ class SimPeer:
     stage: StageMachine[int]
     entry: EntryMachine
     engine: ModelledEngine
+    layers: LayerRange | None
     alive: bool = True
     hung: bool = False
     life: int = 0
+    reached: int = 0
     held_back: list[tuple[Any, ...]] = field(default_factory=list)
 
     @property
@@ -158,11 +160,12 @@ class ServingSwarm:
                 stage.peer, model, router, Random(self._names.getrandbits(64)), self.rules.entry
             ),
             ModelledEngine(stage, self.setup.layers, self.setup.activation_bytes),
+            stage.layers,
         )
 
     def serving(self) -> Mapping[PeerId, LayerRange]:
         """Who serves what now."""
-        return {p.me: p.setup.layers for p in self.peers.values() if p.alive}
+        return {p.me: p.layers for p in self.peers.values() if p.alive and p.layers is not None}
 
     def look_around(self) -> None:
         """Every live peer sees who serves what (membership tells it, seconds after a change)."""
@@ -305,8 +308,8 @@ class ServingSwarm:
             elif kind is RunStep:
                 self._begin_step(peer, effect)
             elif kind is SendRows:
-                end = peer.setup.layers.end
-                self._send(peer, effect.to, effect.message, (end,) * len(effect.rows))
+                reached = (peer.reached,) * len(effect.rows)
+                self._send(peer, effect.to, effect.message, reached)
             elif kind is Deliver:
                 self.network.send(
                     peer.me, CLIENT, MESSAGE_BYTES, self._deliver, peer.me, effect.message
@@ -327,11 +330,14 @@ class ServingSwarm:
         if peer.engine.holds(step):
             seeds = [self._seed_of[row.session] for row in step.rows]
             tokens = peer.engine.run(step, seeds)
-        self.time.after(seconds, self._end_step, peer, peer.life, tokens)
+        self.time.after(seconds, self._end_step, peer, peer.life, step.layers.end, tokens)
 
-    def _end_step(self, peer: SimPeer, life: int, tokens: list[int | None] | None) -> None:
-        if peer.life != life or self._away(peer, self._end_step, peer, life, tokens):
+    def _end_step(
+        self, peer: SimPeer, life: int, reached: int, tokens: list[int | None] | None
+    ) -> None:
+        if peer.life != life or self._away(peer, self._end_step, peer, life, reached, tokens):
             return
+        peer.reached = reached
         if tokens is None:
             error = PeerLost("a cache was closed meanwhile")
             self._do(peer, peer.stage.on_step_failed(error))
