@@ -34,8 +34,10 @@ async def kill_mid_answer(lab: Lab, swarm: Swarm, prompt: str, stage: int) -> tu
 
 async def assert_survives(swarm_of: MakeSwarm, model: Path, stage: int, times: int) -> None:
     async with swarm_of(330, 380, 450, 420) as lab, Swarm.connect(await lab.guest()) as swarm:
-        for number in range(times):
-            prompt = PROMPTS[number % len(PROMPTS)]
+        # answers that end by themselves before the kill would show nothing
+        prompts = [p for p in PROMPTS if len(greedy(model, p, TOKENS)[1]) == TOKENS][:times]
+        assert len(prompts) == times
+        for number, prompt in enumerate(prompts):
             _, expected = greedy(model, prompt, TOKENS)
             victim, tokens = await kill_mid_answer(lab, swarm, prompt, stage)
             assert tokens == expected, f"kill {number}: {victim}"
