@@ -16,8 +16,10 @@ the last persistent connection, so it never outlives us by more than seconds, ev
 import asyncio
 import contextlib
 import logging
+import os
 import re
 import shutil
+import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,19 +116,26 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
+            self._signal(signal.SIGTERM)
             try:
                 async with asyncio.timeout(STOP_TIMEOUT_S):
                     await self._process.wait()
             except TimeoutError:
-                with contextlib.suppress(ProcessLookupError):
-                    self._process.kill()
+                self._signal(signal.SIGKILL)
         await self._process.wait()
         if self._log_task is not None:
             self._log_task.cancel()
             await asyncio.gather(self._log_task, return_exceptions=True)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Send a signal without looking at the child first.
+
+        The daemon may be ending already; `Process.terminate` polls, and so takes the exit status
+        from asyncio's waiting thread, which then warns of an unknown child.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, number)
 
     async def identify(self) -> tuple[str, tuple[str, ...]]:
         """Our peer id and the addresses at which libp2p thinks others see us."""
