@@ -20,7 +20,7 @@ from helix_p2p.cluster.announcement import PeerState
 from helix_p2p.cluster.manifest import Manifest
 from helix_p2p.engine.hub import find_model
 from helix_p2p.engine.manifest import read_manifest
-from helix_p2p.errors import ConfigError, HelixError
+from helix_p2p.errors import ConfigError, HelixError, ModelError
 from helix_p2p.identity import Identity
 from helix_p2p.membership import effects as fx
 from helix_p2p.membership.adoption import HighWater
@@ -372,7 +372,15 @@ def _find(config: PeerConfig, invite: Invite | None) -> tuple[Manifest, Path]:
     named = config.model or (invite.model_name if invite else None)
     if named is None:
         raise ConfigError("no model is named", hint="give its folder or org/name with --model")
-    name, folder = find_model(named)
+    try:
+        name, folder = find_model(named)
+    except ModelError as error:
+        if config.model is None and "/" not in named:  # a folder's name, which leads nowhere here
+            raise ModelError(
+                f"the swarm serves the folder {named}, which others cannot fetch",
+                hint="name your own copy of it with --model",
+            ) from error
+        raise
     return read_manifest(folder, name=name), folder
 
 

@@ -22,7 +22,7 @@ from helix_p2p.cli.options import (
     state_dir_option,
 )
 from helix_p2p.cli.units import RateParam, SizeParam
-from helix_p2p.errors import ConfigError
+from helix_p2p.errors import ConfigError, InviteError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -100,7 +100,9 @@ def join(
     verbose: bool,
     as_json: bool,
 ) -> None:
-    """Join a swarm and serve until Ctrl-C, which leaves gracefully (twice: at once).
+    """Join a swarm and serve until Ctrl-C.
+
+    Ctrl-C leaves gracefully; twice, at once.
 
     INVITE is the line that `helix-bootstrap` printed; `-` reads it from standard input. It may also
     stand in HELIX_INVITE.
@@ -137,7 +139,7 @@ def check_way_in(invite: str | None, bootstrap: tuple[str, ...], model: str | No
 
     Raises:
         ConfigError: Neither or both ways were given, or the open way without a model.
-        InviteError: The invite cannot be used now.
+        InviteError: The invite cannot be used now, or not by a peer.
     """
     if invite is None and not bootstrap:
         raise ConfigError(
@@ -151,9 +153,17 @@ def check_way_in(invite: str | None, bootstrap: tuple[str, ...], model: str | No
     if bootstrap and model is None:
         raise ConfigError("--bootstrap needs --model", hint="name the model that the swarm serves")
     if invite is not None:
+        from helix_p2p.membership.credentials import Role
         from helix_p2p.membership.invite import read_invite
 
-        read_invite(invite).check(time.time())
+        read = read_invite(invite)
+        read.check(time.time())
+        granted = read.granted()
+        if granted is not None and Role.PEER not in granted.roles:
+            raise InviteError(
+                f"this invite is only for {', '.join(granted.roles)}",
+                hint="ask the swarm's operator for one with the role peer",
+            )
 
 
 @cli.command()
@@ -165,7 +175,10 @@ def check_way_in(invite: str | None, bootstrap: tuple[str, ...], model: str | No
 def status(
     address: tuple[str, ...] | None, invite: str | None, state_dir: Path, as_json: bool, **_: Any
 ) -> None:
-    """Show this machine's peer and the swarm as it sees it, or ask the peer at ADDRESS."""
+    """Show a peer and the swarm as it sees it.
+
+    This machine's peer, or the one at ADDRESS.
+    """
     from helix_p2p.cli.control import ask_status
     from helix_p2p.cli.status import print_status
 
@@ -206,7 +219,10 @@ def doctor(
     as_json: bool,
     **_: Any,
 ) -> int:
-    """Find what would keep this machine from serving: software, device, memory, disk, network."""
+    """Find what would keep this machine from serving.
+
+    Software, device, memory, disk, network.
+    """
     from helix_peer.doctor import Questions, examine, print_findings
 
     findings = examine(
