@@ -83,7 +83,10 @@ def run(
     verbose: bool,
     as_json: bool,
 ) -> None:
-    """Run a bootstrap node until Ctrl-C; prints the lines with which others join and chat."""
+    """Run a bootstrap node until Ctrl-C.
+
+    It prints the lines with which others join and chat.
+    """
     from helix_bootstrap.service import serve
     from helix_p2p.node.config import BootstrapConfig
 

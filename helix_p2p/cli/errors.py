@@ -56,6 +56,9 @@ def report(error: BaseException, name: str, *, verbose: bool) -> int:
     if verbose:
         click.echo("".join(traceback.format_exception(error)).rstrip(), err=True)
     match error:
+        case click.exceptions.NoArgsIsHelpError():
+            error.show()  # the help page, which is no failure's one line
+            return error.exit_code
         case click.ClickException():
             context = getattr(error, "ctx", None)
             hint = f"see `{context.command_path} --help`" if context is not None else None

@@ -78,6 +78,11 @@ def flow_lines(status: NodeStatus) -> str:
     )
 
 
+def _count(status: NodeStatus) -> int:
+    """How many lend memory: a bootstrap node is a member too, and no peer."""
+    return sum(member.memory_bytes > 0 for member in status.members)
+
+
 def _summary(status: NodeStatus) -> Table:
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold")
@@ -87,7 +92,7 @@ def _summary(status: NodeStatus) -> Table:
     rows.add_row(
         "swarm",
         f"{status.swarm} ({'invite-only' if status.trusted else 'open, untrusted'}), "
-        f"{len(status.members)} peers",
+        f"{_count(status)} peers",
     )
     rows.add_row("model", f"{escape(status.model)}, {status.layers} layers {status.dtype}".rstrip())
     if status.role == "peer":

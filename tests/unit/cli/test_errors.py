@@ -30,6 +30,16 @@ def test_each_failure_is_one_line(
     assert said.count("\n") == (1 if line else 0)
 
 
+def test_group_without_command_shows_its_help_page(capsys: pytest.CaptureFixture[str]) -> None:
+    group = click.Group("x", commands=[click.Command("go", help="Go there.")])
+    with pytest.raises(click.exceptions.NoArgsIsHelpError) as caught:
+        group.main([], prog_name="x", standalone_mode=False)
+    assert report(caught.value, "x", verbose=False) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Usage: x")
+    assert "  go  Go there." in lines
+
+
 def test_trace_comes_with_verbose(capsys: pytest.CaptureFixture[str]) -> None:
     assert report(PeerUnreachable("gone"), "x", verbose=True) == 1
     said = capsys.readouterr().err

@@ -42,8 +42,16 @@ STATUS = NodeStatus(
     to_hold=(0, 12),
     plan=PLAN,
     members=(
-        MemberStatus("12D3KooWaaaaaaaa", "serving", name="attic [red]", serving=(0, 12)),
-        MemberStatus("12D3KooWbbbbbbbb", "serving", serving=(12, 30), rtt_s=0.0042, age_s=2.0),
+        MemberStatus("12D3KooWaaaaaaaa", "serving", "attic [red]", "cpu", 330_000_000, (0, 12)),
+        MemberStatus(
+            "12D3KooWbbbbbbbb",
+            "serving",
+            memory_bytes=450_000_000,
+            serving=(12, 30),
+            rtt_s=0.0042,
+            age_s=2.0,
+        ),
+        MemberStatus("12D3KooWcccccccc", "standby", name="bootstrap"),
     ),
 )
 
@@ -59,6 +67,7 @@ def test_page_shows_placement_plan_and_proof(capsys: pytest.CaptureFixture[str])
     for part in (
         "serving",
         "330 MB",
+        "(invite-only), 2 peers",
         "[0, 12)",
         "[12, 30)",
         "epoch 1234: 41.3 tokens/s of at most 42.0 (gap 1.7%), by beam in 12 ms",
