@@ -275,7 +275,8 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="leave the swarm up until Ctrl-C")
     parser.add_argument("--kill", action="store_true", help="kill -9 a peer in mid-answer")
     options = parser.parse_args()
-    options.peers = options.peers or (4 if options.kill else 3)
+    if options.peers is None:
+        options.peers = 4 if options.kill else 3
     if options.peers < 2:
         parser.error("--peers: one of these peers alone cannot hold the model; take 2 or more")
     if options.kill and options.peers < 3:
