@@ -79,6 +79,7 @@ class Lab:
         self.model = model
         self.commands: dict[str, Command] = {}
         self.invite = ""
+        self.peer_command: tuple[str, ...] = ("helix-peer",)
         self._memory_mb: dict[str, int] = {}
         self._family: list[psutil.Process] = []
 
@@ -131,7 +132,7 @@ class Lab:
         self._memory_mb[name] = memory_mb
         return await self.start(
             name,
-            "helix-peer",
+            *self.peer_command,
             "join",
             self.invite,
             "--json",

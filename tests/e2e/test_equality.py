@@ -7,6 +7,7 @@ import pytest
 
 from helix_p2p import Swarm
 from tests.e2e.conftest import MakeSwarm
+from tests.e2e.lab import lab
 from tests.e2e.reference import PROMPTS, greedy
 
 
@@ -49,8 +50,8 @@ async def assert_seeded_sampling_repeats(swarm: Swarm) -> None:
 
 async def test_three_peers_equal_one_process(swarm_of: MakeSwarm, smollm2: Path):
     async with (
-        swarm_of(330, 380, 450) as lab,
-        Swarm.connect(await lab.guest()) as swarm,
+        swarm_of(330, 380, 450) as made,
+        Swarm.connect(await made.guest()) as swarm,
     ):
         pipelines = await assert_equal(swarm, smollm2, PROMPTS[:3], 24)
         assert all(len(pipeline) > 1 for pipeline in pipelines)
@@ -63,8 +64,23 @@ async def test_three_peers_equal_one_process(swarm_of: MakeSwarm, smollm2: Path)
 async def test_twenty_prompts_equal_one_process(
     swarm_of: MakeSwarm, smollm2: Path, memory_mb: tuple[int, ...]
 ):
-    async with swarm_of(*memory_mb) as lab, Swarm.connect(await lab.guest()) as swarm:
+    async with swarm_of(*memory_mb) as made, Swarm.connect(await made.guest()) as swarm:
         pipelines = await assert_equal(swarm, smollm2, PROMPTS, 64)
         assert all(len(pipeline) > 1 for pipeline in pipelines)
         await assert_concurrent_equal(swarm, smollm2, 64)
         await assert_seeded_sampling_repeats(swarm)
+
+
+async def test_pipeline_entered_mid_range_equals_one_process(tmp_path: Path, smollm2: Path):
+    async with lab(tmp_path, smollm2) as made:
+        made.peer_command = ("python", str(Path(__file__).with_name("overlapping_peer.py")))
+        await made.bootstrap()
+        names = [f"p{number}" for number in range(3)]
+        for name in names:
+            await made.peer(name, 420)
+        await made.serving(*names)
+        async with Swarm.connect(await made.guest()) as swarm:
+            pipelines = await assert_equal(swarm, smollm2, PROMPTS[:3], 24)
+            held = {peer: said.serving for peer, said in swarm.view.members.items()}
+            entered = [layers.start - held[p].start for stages in pipelines for p, layers in stages]
+            assert max(entered) > 0
