@@ -119,7 +119,6 @@ class Serving:
         links: To other peers.
         limits: Queues and deadlines.
         clock: Monotonic seconds.
-        vocab_size: Token ids are below this.
     """
 
     def __init__(
