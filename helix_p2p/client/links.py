@@ -1,8 +1,9 @@
 """Streams to entry peers: one for each, shared by all generations of this client.
 
 A message is posted and never waited for; what goes wrong comes back to the generation as an event,
-like an answer. A stopped process still keeps its streams open, so an entry peer that owes tokens
-and is silent is asked for a sign of life over the control protocol; any answer will do.
+like an answer. A stopped process still keeps its streams open, so both ends send heartbeats while
+an answer is owed (`net.link.keep_alive`): the client finds a frozen entry peer, and the entry peer
+frees what a client that vanished was given.
 
 Always: a link's messages go out in the order they were posted; after a link is lost, each
 generation on it hears so exactly once, and the next message dials anew.
@@ -13,20 +14,21 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from helix_p2p.errors import Cancelled, HelixError, NetworkError, PeerLost, ProtocolError, from_wire
-from helix_p2p.membership.messages import ErrorReply, Probe
+from helix_p2p.errors import Cancelled, HelixError, PeerLost, ProtocolError, from_wire
+from helix_p2p.membership.messages import ErrorReply, Heartbeat
 from helix_p2p.net.channel import Channel, Membership, open_channel
+from helix_p2p.net.link import keep_alive
+from helix_p2p.net.links import first_to_end
 from helix_p2p.net.protocols import CLIENT_PROTOCOL
-from helix_p2p.net.requests import Requests
 from helix_p2p.net.transport import Transport
 from helix_p2p.session.messages import Cancel, Delivered, Generate, Refused
 from helix_p2p.types import PeerId, SessionId
 
 DIAL_S = 5.0
-QUIET_S = 1.0
-"""Silence after which an entry peer that owes tokens is asked whether it lives."""
-ALIVE_S = 2.5
-"""How long it may take to answer; a stopped peer is found after `QUIET_S + ALIVE_S`."""
+HEARTBEAT_S = 0.5
+SILENCE_S = 2.5
+"""An entry peer that owes tokens and says nothing for so long is left; it is to be found within
+3 s, the time between two looks included."""
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,6 @@ class EntryLinks:
     Args:
         transport: Ours.
         ours: What we show and accept.
-        requests: For signs of life.
         addresses_of: Where a peer is to be reached.
     """
 
@@ -49,12 +50,10 @@ class EntryLinks:
         self,
         transport: Transport,
         ours: Membership,
-        requests: Requests,
         addresses_of: Callable[[PeerId], tuple[str, ...]],
     ) -> None:
         self._transport = transport
         self._ours = ours
-        self._requests = requests
         self._addresses_of = addresses_of
         self._links: dict[PeerId, _Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,45 +102,21 @@ class EntryLinks:
                 timeout_s=DIAL_S,
             )
             async with channel:
-                writer = asyncio.create_task(link.write(channel))
-                watcher = asyncio.create_task(self._watch(link, channel))
-                try:
-                    await link.read(channel)
-                finally:
-                    writer.cancel()
-                    watcher.cancel()
-                    await asyncio.gather(writer, watcher, return_exceptions=True)
+                alive = keep_alive(
+                    channel,
+                    owed=lambda: bool(link.sinks),
+                    beat=link.beat,
+                    heartbeat_s=HEARTBEAT_S,
+                    silence_s=SILENCE_S,
+                )
+                error = await first_to_end(link.read(channel), link.write(channel), alive) or error
         except HelixError as caught:
-            error = link.stalled or caught
+            error = caught
         finally:
             # Nothing awaits from here on: whoever posts next gets a new link.
             if self._links.get(link.peer) is link:
                 del self._links[link.peer]
             link.lost(Cancelled("this client is closed") if self._closed else error)
-
-    async def _watch(self, link: "_Link", channel: Channel) -> None:
-        """End the channel when its peer owes tokens and gives no sign of life."""
-        clock = asyncio.get_running_loop().time
-        while True:
-            await asyncio.sleep(QUIET_S)
-            since_s = max(channel.last_heard_s, link.asked_s)
-            if not link.sinks or clock() - since_s < QUIET_S:
-                continue
-            try:
-                await self._requests.ask(
-                    link.peer,
-                    Probe(),
-                    timeout_s=ALIVE_S,
-                    addresses=self._addresses_of(link.peer),
-                )
-            except NetworkError as error:
-                if max(channel.last_heard_s, link.asked_s) > since_s:
-                    continue
-                link.stalled = PeerLost(f"entry peer {link.peer} gives no sign of life: {error}")
-                await channel.close()
-                return
-            except HelixError:
-                continue  # a refusal is a sign of life
 
 
 class _Link:
@@ -150,27 +125,24 @@ class _Link:
     def __init__(self, peer: PeerId) -> None:
         self.peer = peer
         self.sinks: dict[SessionId, Sink] = {}
-        self.asked_s = 0.0
-        self.stalled: HelixError | None = None
-        self._clock = asyncio.get_running_loop().time
-        self._outbox: asyncio.Queue[Generate | Cancel] = asyncio.Queue()
+        self._outbox: asyncio.Queue[Generate | Cancel | Heartbeat] = asyncio.Queue()
 
     def post(self, message: Generate | Cancel, sink: Sink) -> None:
         if isinstance(message, Generate):
             self.sinks[message.session] = sink
-            self.asked_s = self._clock()
         else:
             self.sinks.pop(message.session, None)
         self._outbox.put_nowait(message)
+
+    def beat(self) -> None:
+        if self._outbox.empty():
+            self._outbox.put_nowait(Heartbeat())
 
     async def write(self, channel: Channel) -> None:
         while True:
             message = await self._outbox.get()
             try:
                 await channel.send(message)
-            except NetworkError:
-                await channel.close()  # the reader tells everyone
-                return
             finally:
                 self._outbox.task_done()
 
@@ -187,6 +159,8 @@ class _Link:
                         if isinstance(message, Refused) or message.finished is not None:
                             del self.sinks[session]
                         sink(self.peer, message)
+                case Heartbeat():
+                    pass
                 case ErrorReply(code=code, message=text, retry_after_s=retry_after_s):
                     raise from_wire(code, text, retry_after_s)
                 case _:

@@ -233,7 +233,7 @@ class Swarm:
             requests, name, config.way_in.sources, self._choice, self._random
         )
         self._cleanup.push_async_callback(view.close)
-        links = self._links = EntryLinks(transport, ours, requests, view.addresses_of)
+        links = self._links = EntryLinks(transport, ours, view.addresses_of)
         self._cleanup.push_async_callback(links.close)
         deadline_s = asyncio.get_running_loop().time() + config.timeout_s
         await view.refresh()

@@ -201,7 +201,7 @@ class PeerGone:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """On a link between peers: I live. Both ends send it; the links use it up themselves.
+    """On a link between peers, or a client's stream: I live. Both ends send it and use it up.
 
     Attributes:
         number: Asks for an echo, so that the round trip is measured; 0 asks for nothing.

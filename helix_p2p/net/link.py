@@ -7,7 +7,8 @@ A killed peer ends its streams within 50 ms; a frozen one ends nothing, and even
 (libp2p, SIGSTOP). So both ends send a heartbeat every `heartbeat_s`, and a stream on which nothing
 arrived for `silence_s` is lost. Silence is counted in time during which our own loop ran: after a
 long stall of ours (an import, swapping, SIGSTOP) the others are heard first and judged then. Any
-byte counts as life, so a large frame on a slow line breaks nothing.
+byte counts as life, so a large frame on a slow line breaks nothing. Streams of clients do the same,
+only while answers are owed on them (`keep_alive`).
 
 Always: one heartbeat's echo is waited for at a time, and stamped when it is written, so round trips
 do not contain our own queue; a link is judged once.
@@ -17,6 +18,7 @@ import asyncio
 import statistics
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from helix_p2p.errors import Cancelled, ConfigError, HelixError, PeerLost, ProtocolError, from_wire
@@ -29,6 +31,7 @@ from helix_p2p.wire.framing import PAYLOAD_LIMIT_BYTES, encode_frame
 
 GOODBYE = ErrorReply(Cancelled.code, "this link is no longer needed")
 """Tells a link that was closed on purpose from one that broke."""
+TICKS_PER_HEARTBEAT = 4
 RTT_SAMPLES = 9
 """The median of so many counts: the first sample of a link meets cold code (50 ms against 0.6 on
 loopback), and single ones meet a busy loop."""
@@ -48,8 +51,8 @@ class LinkOptions:
         payload_limit_bytes: Of one message that comes.
     """
 
-    heartbeat_s: float = 1.0
-    silence_s: float = 3.0
+    heartbeat_s: float = 0.5
+    silence_s: float = 2.5  # a frozen peer is to be found, and routed around, within 3 s
     dial_timeout_s: float = 5.0
     queue_frames: int = 4096
     queue_bytes: int = 128 * 1024 * 1024
@@ -111,11 +114,53 @@ class Watch:
             self._error = error
             self._over.set()
 
+    @property
+    def over(self) -> bool:
+        """Whether it is judged."""
+        return self._over.is_set()
+
     async def verdict(self) -> None:
         """Wait for the judgement; raises the error if there is one."""
         await self._over.wait()
         if self._error is not None:
             raise self._error
+
+
+async def keep_alive(
+    channel: Channel,
+    *,
+    owed: Callable[[], bool],
+    beat: Callable[[], None],
+    heartbeat_s: float,
+    silence_s: float,
+) -> None:
+    """Show life, and look for it, while something is owed on a stream; idle ones cost nothing.
+
+    Args:
+        channel: Judged by when bytes last came.
+        owed: Whether anybody waits for anything now.
+        beat: Queues a heartbeat; must not block.
+        heartbeat_s: Between two of them.
+        silence_s: Nothing heard for this long, while something was owed, is a loss.
+
+    Raises:
+        PeerLost: The other end has been silent for too long; the only way this ends by itself.
+    """
+    clock = asyncio.get_running_loop().time
+    tick_s = heartbeat_s / TICKS_PER_HEARTBEAT
+    watch, last_s, ticks = Watch(channel.remote), clock(), 0
+    while not watch.over:
+        await asyncio.sleep(tick_s)
+        now_s = clock()
+        awake_s, last_s = min(now_s - last_s, 2 * tick_s), now_s
+        if not owed():
+            watch, ticks = Watch(channel.remote), 0
+            continue
+        watch.tick(channel, awake_s, silence_s)
+        if ticks % TICKS_PER_HEARTBEAT == 0:
+            beat()
+        ticks += 1
+    await watch.verdict()
 
 
 class Outgoing:

@@ -17,14 +17,18 @@ from typing import Any, Self
 from helix_p2p.errors import Cancelled, HelixError, PeerLost, ProtocolError, from_wire
 from helix_p2p.membership.messages import ErrorReply, Heartbeat
 from helix_p2p.net.channel import Membership, accept_channel, open_channel
-from helix_p2p.net.link import Incoming, LinkOptions, LinkStats, Outgoing
+from helix_p2p.net.link import (
+    TICKS_PER_HEARTBEAT,
+    Incoming,
+    LinkOptions,
+    LinkStats,
+    Outgoing,
+)
 from helix_p2p.net.protocols import PEER_PROTOCOL
 from helix_p2p.net.transport import Buffer, Stream, Transport
 from helix_p2p.types import PeerId
 from helix_p2p.wire.framing import encode_frame
 from helix_p2p.wire.registry import Message
-
-TICKS_PER_HEARTBEAT = 4
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """Clients' streams at an entry peer: many generations on each, none of which can hold another up.
 
 Always: only members with the client's role get in; what a client sends passes the machines' checks;
-a client that does not read its tokens is cut off when its queue is full, and all it had running is
-freed.
+a client that does not read its tokens is cut off when its queue is full, one that vanished without
+a word when it was silent for `SILENCE_S`, and all it had running is freed.
 """
 
 import asyncio
@@ -10,7 +10,10 @@ import itertools
 import logging
 
 from helix_p2p.errors import HelixError, NetworkError, ProtocolError
+from helix_p2p.membership.messages import Heartbeat
 from helix_p2p.net.channel import Channel, Membership, accept_channel
+from helix_p2p.net.link import keep_alive
+from helix_p2p.net.links import first_to_end
 from helix_p2p.net.protocols import CLIENT_PROTOCOL
 from helix_p2p.net.transport import Buffer, Stream, Transport
 from helix_p2p.node.serving import Serving
@@ -21,6 +24,9 @@ from helix_p2p.wire.registry import Message
 
 QUEUE_MESSAGES = 4096
 STREAMS_PER_CLIENT = 16
+HEARTBEAT_S = 0.5
+SILENCE_S = 15.0
+"""A client's program may keep its loop busy for seconds; what it was given is free within 30 s."""
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +45,11 @@ class _Stream:
         if not self.overflow:
             self._frames.extend(encode_frame(message))
         self._ready.set()
+
+    def beat(self) -> None:
+        """Show life, unless tokens wait to do that."""
+        if not self._frames:
+            self.send(Heartbeat())
 
     async def write(self) -> None:
         """Send what is queued, all at once, until the stream ends."""
@@ -93,25 +104,26 @@ class ClientService:
         key = ClientKey(f"{peer}/{next(self._numbers)}")
         client = _Stream(channel)
         self._serving.add_client(key, client)
-        writer = asyncio.create_task(client.write())
-        reader = asyncio.create_task(self._read(key, channel))
+        alive = keep_alive(
+            channel,
+            owed=lambda: self._serving.owes(key),
+            beat=client.beat,
+            heartbeat_s=HEARTBEAT_S,
+            silence_s=SILENCE_S,
+        )
         try:
-            await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
+            error = await first_to_end(client.write(), self._read(key, channel), alive)
         finally:
             self._serving.remove_client(key)
-            for task in (writer, reader):
-                task.cancel()
-            ended = await asyncio.gather(writer, reader, return_exceptions=True)
             await channel.close()
-        for reason in ended:
-            if isinstance(reason, ProtocolError):
-                log.info("client %s was cut off: %s", peer, reason)
-            elif reason and not isinstance(reason, (NetworkError, asyncio.CancelledError)):
-                raise reason
+        if error is not None and not isinstance(error, NetworkError):
+            log.info("client %s was cut off: %s", peer, error)
 
     async def _read(self, key: ClientKey, channel: Channel) -> None:
         while True:
             message, _ = await channel.receive()
+            if isinstance(message, Heartbeat):
+                continue
             try:
                 self._serving.on_client_message(key, channel.remote, message)
             except ProtocolError as error:

@@ -234,6 +234,10 @@ class Serving:
         if self._clients.pop(key, None) is not None:
             self._do(self._entry.on_client_lost(key, self._clock()))
 
+    def owes(self, key: ClientKey) -> bool:
+        """Whether a client waits for anything."""
+        return self._entry.owes(key)
+
     def on_client_message(self, key: ClientKey, identity: PeerId, message: Message) -> None:
         """A frame from a client.
 
@@ -276,6 +280,7 @@ class Serving:
             case Close():
                 self._do(self._stage.on_close(sender, message))
             case StageFailed():
+                self._do(self._stage.on_stage_failed(sender, message))
                 self._do(self._entry.on_stage_failed(sender, message, now_s))
             case _:
                 raise ProtocolError(f"a peer does not send {type(message).__name__}")

@@ -319,6 +319,7 @@ class ClientSession:
             sampling=request.sampling,
             avoid=tuple(sorted(self._choice.masked(now_s) - {peer})[:16]),
             ignore_eos=request.ignore_eos,
+            budget_s=self._left_s(now_s),
         )
         return [Send(peer, message)]
 
@@ -345,6 +346,11 @@ class ClientSession:
         if limits.total_s is not None:
             total_s = self._started_s + limits.total_s
         return first_s, next_s, total_s
+
+    def _left_s(self, now_s: float) -> float | None:
+        """What is left of the whole answer's time."""
+        total_s = self._limits.total_s
+        return None if total_s is None else max(0.0, self._started_s + total_s - now_s)
 
     def _silent_at_s(self) -> float:
         limits = self._limits

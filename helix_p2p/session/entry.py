@@ -17,6 +17,7 @@ Always:
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import inf
 from random import Random
 
 from helix_p2p.errors import (
@@ -111,6 +112,10 @@ class EntryMachine:
         """Generations that wait for one."""
         return sum(g.state is State.WAITING for g in self._generations.values())
 
+    def owes(self, client: ClientKey) -> bool:
+        """Whether a generation of this client's stream runs or waits."""
+        return any(g.client == client for g in self._generations.values())
+
     def neighbours(self) -> frozenset[PeerId]:
         """Peers that running pipelines use."""
         return frozenset(p for g in self._generations.values() for p in g.peers)
@@ -158,6 +163,7 @@ class EntryMachine:
             self._arrivals,
             now_s + self._limits.waiting_s,
             [*request.prompt, *request.generated],
+            inf if request.budget_s is None else now_s + request.budget_s,
         )
         self._generations[generation.key] = generation
         return effects + self._admit(now_s)
@@ -213,7 +219,7 @@ class EntryMachine:
             else:
                 error = PeerLost(f"{sender} gave token {token}, which does not exist")
                 effects += self._trouble(generation, sender, error, now_s)
-        return self._decode() + effects  # the pipeline first, then the clients
+        return self._decode(now_s) + effects  # the pipeline first, then the clients
 
     def on_stage_failed(
         self, sender: PeerId, message: StageFailed, now_s: float
@@ -236,12 +242,16 @@ class EntryMachine:
             if generation.state is not State.WAITING:
                 error = PeerLost(f"{peer} was lost")
                 effects += self._trouble(generation, peer, error, now_s, masked=True)
-        return effects + self._decode()
+        return effects + self._decode(now_s)
 
     def tick(self, now_s: float) -> list[EntryEffect]:
         """Look at every deadline, and try what waits again."""
         effects: list[EntryEffect] = []
         for generation in list(self._generations.values()):
+            if now_s >= generation.expires_s:
+                late = DeadlineExceeded("the time that the client gave is over")
+                effects += self._refuse(generation, late)
+                continue
             waits = generation.state is State.WAITING
             if now_s < (generation.patience_s if waits else generation.deadline_s):
                 continue
@@ -257,7 +267,7 @@ class EntryMachine:
                 case State.RUNNING:
                     others = [p for p in generation.peers if p != self._me]
                     effects += self._late(generation, others, now_s)
-        return effects + self._admit(now_s) + self._decode()
+        return effects + self._admit(now_s) + self._decode(now_s)
 
     # ── inside: admission ────────────────────────────────────────────────────────────────────
 
@@ -339,7 +349,7 @@ class EntryMachine:
         generation.trouble = None
         generation.deadline_s = now_s + self._limits.token_deadline_s
         self.stats.tokens += 1
-        self._windows.returned(generation.name)
+        self._windows.returned(generation.name, now_s)
         finished: FinishReason | None = None
         if token in request.eos and not request.ignore_eos:
             finished = FinishReason.STOP
@@ -362,11 +372,11 @@ class EntryMachine:
         self._windows.ready(generation.route, self._width(generation.route), generation.name)
         return effects
 
-    def _decode(self) -> list[EntryEffect]:
+    def _decode(self, now_s: float) -> list[EntryEffect]:
         """Send the frames that the windows allow."""
         return [
             frames.decode([self._by_name[name] for name in names], self._me)
-            for names in self._windows.take(self._limits.decode_batch)
+            for names in self._windows.take(self._limits.decode_batch, now_s)
         ]
 
     def _width(self, route: Route) -> int:

@@ -7,6 +7,7 @@ than this peer: names on stages are nobody's to guess or to squat.
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from math import inf
 
 from helix_p2p.errors import HelixError
 from helix_p2p.routing.route import Route
@@ -74,6 +75,7 @@ class Generation:
         request: As it came.
         arrival: Order among all generations of this entry peer.
         patience_s: While it waits: when it is refused.
+        expires_s: When its client gives up; infinite when it never does.
         tokens: Prompt and answer so far.
         deadline_s: While it opens or runs: when its pipeline counts as dead.
         name: What the stages of its latest pipeline call it.
@@ -91,6 +93,7 @@ class Generation:
     arrival: int
     patience_s: float
     tokens: list[int]
+    expires_s: float = inf
     deadline_s: float = 0.0
     state: State = State.WAITING
     attempt: int = 0

@@ -46,6 +46,8 @@ def check_request(request: Generate, model: ModelLimits) -> None:
     known = range(model.vocab_size)
     if any(token not in known for token in (*request.prompt, *request.generated)):
         raise InvalidRequest(f"token ids are 0 to {model.vocab_size - 1}")
+    if request.budget_s is not None and not request.budget_s >= 0:
+        raise InvalidRequest("a budget is at least 0 seconds")
     if not _is_sane(request.sampling):
         raise InvalidRequest(
             "temperature is 0 to 100, top_p in (0, 1], top_k at least 0, "

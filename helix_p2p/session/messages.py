@@ -75,6 +75,8 @@ class Generate:
         sampling: How tokens are chosen.
         avoid: Peers that failed this client lately.
         ignore_eos: Go on to max_new_tokens whatever comes (benchmarks).
+        budget_s: The client gives up after so long, and nobody needs to work beyond it; None when
+            it waits as long as it takes.
     """
 
     session: SessionId
@@ -85,6 +87,7 @@ class Generate:
     sampling: Sampling = field(default_factory=Sampling)
     avoid: tuple[PeerId, ...] = ()
     ignore_eos: bool = False
+    budget_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

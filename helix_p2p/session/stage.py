@@ -4,8 +4,10 @@ The machine holds no tensors. It decides which rows run together and where each 
 `payload` is whatever the edge wants back when a row is run (bytes, a tensor view).
 
 Always:
-- a row runs only if it continues what its session's KV cache holds, in the current attempt: stale,
-  duplicate and reordered frames have no effect;
+- a row runs only if it continues what its session's KV cache holds, in the current attempt: stale
+  and duplicate frames have no effect;
+- a row that cannot run, though its session waits for it, is never dropped in silence: who can
+  repair the session is told at once;
 - at most one step is out at a time; what it contains is chosen in `inbox.py`;
 - one session's trouble is its own: a step of several rows that fails is run again in halves, until
   what fails alone is alone (writes to the KV cache are idempotent, so nothing is done twice);
@@ -189,14 +191,17 @@ class StageMachine(Generic[P]):
         effects: list[Effect[P]] = []
         for index, session in enumerate(message.sessions):
             known = self._sessions.get(session)
-            if known is None or known.open.attempt != message.attempts[index]:
+            attempt = message.attempts[index]
+            if known is None or known.open.attempt < attempt:
+                unknown = PeerLost("this session is not known here any more")
+                failed = StageFailed(session, attempt, self._me, failure_of(unknown))
+                effects.append(Send(sender, failed))
                 continue
-            if known.open.previous != sender or message.positions[index] != known.filled:
-                continue
-            if message.positions[index] + message.counts[index] > known.open.kv_tokens:
+            stale = known.open.attempt > attempt or message.positions[index] < known.filled
+            if stale or known.open.previous != sender:
                 continue
             try:
-                self._check_row(message, known, message.counts[index])
+                self._check_row(message, known, index)
             except HelixError as error:
                 at_fault = self._me if isinstance(error, Busy) else sender
                 effects += self._fail(session, known.open, at_fault, error)
@@ -205,7 +210,7 @@ class StageMachine(Generic[P]):
             self._ledger.touch(session, now_s + self._limits.session_idle_s)
             row = Waiting(
                 session,
-                message.attempts[index],
+                attempt,
                 message.positions[index],
                 message.counts[index],
                 message.sample[index],
@@ -215,6 +220,16 @@ class StageMachine(Generic[P]):
             )
             self._inbox.put(message.phase, row)
         return effects + self._next_step()
+
+    def on_stage_failed(self, sender: PeerId, message: StageFailed) -> list[Effect[P]]:
+        """The next stage does not go on with a session: whoever can repair it is told."""
+        known = self._sessions.get(message.session)
+        if known is None or known.open.attempt != message.attempt or known.open.next != sender:
+            return []
+        if known.open.entry == self._me:
+            return []  # the entry machine of this peer hears it too
+        failed = StageFailed(message.session, message.attempt, sender, message.failure)
+        return [*self._end(message.session), Send(known.open.entry, failed)]
 
     def on_poisoned(self, sender: PeerId, message: Forward, error: HelixError) -> list[Effect[P]]:
         """A frame's activations are unusable: its sender is at fault, its sessions move on."""
@@ -314,8 +329,13 @@ class StageMachine(Generic[P]):
         if self._draining and known is None:
             raise NotServing("this peer is leaving")
 
-    def _check_row(self, message: Forward, known: _Session, count: int) -> None:
+    def _check_row(self, message: Forward, known: _Session, index: int) -> None:
         """What no honest sender sends, or what there is no room for."""
+        count = message.counts[index]
+        if message.positions[index] > known.filled:
+            raise ProtocolError(f"positions from {known.filled} on are missing")
+        if known.filled + count > known.open.kv_tokens:
+            raise ProtocolError(f"{known.open.kv_tokens} positions are reserved, and no more")
         if bool(message.tokens) != (known.open.layers.start == 0):
             raise ProtocolError("a first stage takes tokens, every other one activations")
         if message.phase is Phase.DECODE and self._inbox.prefills(known.open.session):

@@ -260,6 +260,7 @@ class Swarm:
             case Sampled():
                 self.do(peer, peer.entry.on_sampled(sender, message, self.now))
             case StageFailed():
+                self.do(peer, peer.stage.on_stage_failed(sender, message))
                 self.do(peer, peer.entry.on_stage_failed(sender, message, self.now))
 
     def deliver(self, message) -> None:

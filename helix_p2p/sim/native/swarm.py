@@ -411,6 +411,7 @@ class ServingSwarm:
             case Close():
                 effects = peer.stage.on_close(sender, message)
             case StageFailed():
+                self._do(peer, peer.stage.on_stage_failed(sender, message))
                 effects = peer.entry.on_stage_failed(sender, message, now_s)
             case _:
                 raise BrokenInvariant(f"an unknown message {message!r}")

@@ -29,6 +29,7 @@ from helix_p2p.membership.messages import (
     GetFile,
     GetMembers,
     GetPlan,
+    Heartbeat,
     MembersReply,
     PlanReply,
     Probe,
@@ -186,6 +187,8 @@ class FakePeer:
                         self.cancelled.append(session)
                         if session in running:
                             running[session].cancel()
+                    case Heartbeat():
+                        await channel.send(Heartbeat())
                     case _:
                         raise AssertionError(message)
         finally:

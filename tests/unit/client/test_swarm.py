@@ -139,8 +139,8 @@ async def test_entry_peer_that_dies_is_replaced_and_no_token_is_seen_twice(fake:
 
 
 async def test_stopped_entry_peer_is_found_by_its_silence(fake: FakeSwarm, monkeypatch):
-    monkeypatch.setattr("helix_p2p.client.links.QUIET_S", 0.05)
-    monkeypatch.setattr("helix_p2p.client.links.ALIVE_S", 0.1)
+    monkeypatch.setattr("helix_p2p.client.links.HEARTBEAT_S", 0.02)
+    monkeypatch.setattr("helix_p2p.client.links.SILENCE_S", 0.1)
     one, two = await fake.add(), await fake.add()
     one.pause_s = two.pause_s = 0.01
     async with connect(fake) as swarm:
@@ -155,9 +155,10 @@ async def test_stopped_entry_peer_is_found_by_its_silence(fake: FakeSwarm, monke
 
 
 async def test_slow_entry_peer_that_lives_is_kept(fake: FakeSwarm, monkeypatch):
-    monkeypatch.setattr("helix_p2p.client.links.QUIET_S", 0.02)
+    monkeypatch.setattr("helix_p2p.client.links.HEARTBEAT_S", 0.02)
+    monkeypatch.setattr("helix_p2p.client.links.SILENCE_S", 0.1)
     peer = await fake.add()
-    peer.pause_s = 0.15
+    peer.pause_s = 0.3
     async with connect(fake) as swarm:
         answer = await swarm.generate("hello", max_tokens=4)
     assert answer.usage.restarts == 0

@@ -14,9 +14,11 @@ from helix_p2p.session.messages import (
     Close,
     Delivered,
     Failure,
+    Forward,
     Generate,
     Open,
     Opened,
+    Phase,
     Refused,
     Sampled,
     Sampling,
@@ -235,6 +237,8 @@ def test_own_stage_without_room_makes_a_generation_wait():
         {"sampling": Sampling(repetition_penalty=float("inf"))},
         {"generated": (-1,)},
         {"generated": (1, 2, 3, 4, 5)},
+        {"budget_s": -1.0},
+        {"budget_s": float("nan")},
     ],
     ids=str,
 )
@@ -264,3 +268,38 @@ def test_tokens_count_only_from_the_last_stage_and_at_their_place():
     delivered = [e for e in token(entry, open_, 3) if isinstance(e, Deliver)]
     assert isinstance(delivered[0].message, Delivered)
     assert entry.on_sampled(LAST, Sampled(*row, (3,), (8,)), 0.0) == []
+
+
+def decoded(effects):
+    """Sessions of the decode frames among the effects."""
+    frames = [e.message for e in effects if isinstance(e, Send)]
+    return [f.sessions for f in frames if isinstance(f, Forward) and f.phase is Phase.DECODE]
+
+
+def test_token_that_stays_away_holds_up_the_others_of_its_frame_only_for_a_moment():
+    entry = machine(token_deadline_s=20.0)
+    lost, kept = (opens(ask(entry, number))[0] for number in (1, 2))
+    for open_ in (lost, kept):
+        accept(entry, open_)
+    both = Sampled((lost.session, kept.session), (1, 1), (3, 3), (7, 7))
+    entry.see(SERVING, {ME: "here", LAST: "here"}, 1, 0.0)  # one host: one frame in flight
+    assert decoded(entry.on_sampled(LAST, both, 0.0)) == [(lost.session, kept.session)]
+    one = Sampled((kept.session,), (1,), (4,), (7,))
+    assert decoded(entry.on_sampled(LAST, one, 0.1)) == []
+    assert decoded(entry.tick(1.0)) == []
+    assert decoded(entry.tick(2.2)) == [(kept.session,)]
+    late = Sampled((lost.session,), (1,), (4,), (7,))
+    one = Sampled((kept.session,), (1,), (5,), (7,))
+    assert decoded(entry.on_sampled(LAST, late, 2.3)) == []
+    assert decoded(entry.on_sampled(LAST, one, 2.4)) == [(lost.session, kept.session)]
+
+
+@pytest.mark.parametrize("serving", [SERVING, {ME: LayerRange(0, 4)}], ids=["runs", "waits"])
+def test_generation_ends_when_its_client_has_given_up(serving):
+    entry = machine(serving)
+    for open_ in opens(ask(entry, budget_s=3.0)):
+        accept(entry, open_)
+    assert refusals(entry.tick(2.9)) == []
+    assert refusals(entry.tick(3.0)) == [("ann/0", "deadline_exceeded")]
+    assert entry.running == entry.waiting == 0
+    assert not entry.owes(ClientKey("ann/0"))

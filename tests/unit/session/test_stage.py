@@ -110,26 +110,62 @@ def test_only_the_entry_peer_opens_or_closes_its_session():
     assert steps(stage.on_forward(BEFORE, frame(), ["x"], 0.0))
 
 
-@pytest.mark.parametrize(
-    "stale",
-    [
-        frame(attempt=1, position=3),
-        frame(attempt=3, position=3),
-        frame(attempt=2, position=2),
-        frame(attempt=2, position=4),
-        frame(attempt=2, position=3, count=18),
-        frame(session=TWO, attempt=2, position=3),
-    ],
-    ids=["old attempt", "future attempt", "duplicate", "gap", "beyond its room", "unknown"],
-)
-def test_frame_that_does_not_continue_the_session_has_no_effect(stale):
+def filled_stage():
+    """Its session ran positions 0 to 2 in its second attempt."""
     stage = machine()
     stage.on_open(ENTRY, opening(attempt=1), 0.0)
     stage.on_open(ENTRY, opening(attempt=2), 0.0)
     (step,) = steps(stage.on_forward(BEFORE, frame(attempt=2, count=3), ["x"], 0.0))
     assert step.rows[0].payload == "x"
     stage.on_step_done([None])
+    return stage
+
+
+@pytest.mark.parametrize(
+    "stale",
+    [frame(attempt=1, position=3), frame(attempt=2, position=2)],
+    ids=["old attempt", "duplicate"],
+)
+def test_frame_that_was_seen_or_is_of_an_old_attempt_has_no_effect(stale):
+    stage = filled_stage()
     assert stage.on_forward(BEFORE, stale, ["y"], 0.0) == []
+    assert steps(stage.on_forward(BEFORE, frame(attempt=2, position=3), ["z"], 0.0))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [frame(attempt=2, position=4), frame(attempt=2, position=3, count=18)],
+    ids=["gap", "beyond its room"],
+)
+def test_row_that_cannot_follow_is_reported_to_the_entry_peer_at_once(broken):
+    stage = filled_stage()
+    effects = stage.on_forward(BEFORE, broken, ["y"], 0.0)
+    (told,) = [e for e in effects if isinstance(e, Send)]
+    assert (told.to, told.message.session, told.message.peer) == (ENTRY, ONE, BEFORE)
+    assert stage.sessions == 0
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [frame(session=TWO, attempt=2, position=3), frame(attempt=3, position=3)],
+    ids=["unknown session", "future attempt"],
+)
+def test_row_of_an_unknown_session_is_sent_back_and_the_stage_before_tells_the_entry_peer(unknown):
+    stage = filled_stage()
+    (told,) = stage.on_forward(BEFORE, unknown, ["y"], 0.0)
+    assert told.to == BEFORE
+    failed = told.message
+    assert (failed.session, failed.peer) == (unknown.sessions[0], ME)
+    assert stage.sessions == 1
+
+    before = machine()
+    before.on_open(ENTRY, opening(failed.session, failed.attempt), 0.0)
+    assert before.on_stage_failed(PeerId("stranger"), failed) == []
+    assert before.on_stage_failed(AFTER, replace(failed, attempt=9)) == []
+    closed, passed_on = before.on_stage_failed(AFTER, failed)
+    assert closed == CloseCache(failed.session)
+    assert passed_on == Send(ENTRY, replace(failed, peer=AFTER))
+    assert before.on_stage_failed(AFTER, failed) == []
 
 
 def test_frame_from_another_peer_than_the_previous_stage_has_no_effect():
