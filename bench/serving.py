@@ -13,7 +13,6 @@ import json
 import random
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,12 +24,13 @@ import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from bench.served import cpu_s, family, prompts, served, small_model
 from helix_p2p import Swarm
-from helix_p2p.engine.smollm2 import cache_folder, fetch_smollm2
-from tests.e2e.lab import Lab, lab
+from helix_p2p.engine.smollm2 import fetch_smollm2
+from tests.e2e.lab import Lab
 
 PROMPT_TOKENS = 32
 WARM_UP_TOKENS = 8
@@ -58,44 +58,13 @@ class Figures:
     rss_bytes: int
 
 
-def small_model() -> Path:
-    """A random 8-layer Llama, h=512, vocabulary 32000, with SmolLM2's tokenizer beside it."""
-    folder = cache_folder() / "models" / "bench-llama-8x512"
-    if not (folder / "config.json").is_file():
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=32000,
-            hidden_size=512,
-            intermediate_size=1376,
-            num_hidden_layers=8,
-            num_attention_heads=8,
-            num_key_value_heads=8,
-            max_position_embeddings=4096,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-        with tempfile.TemporaryDirectory(dir=folder.parent) as made:
-            LlamaForCausalLM(config).save_pretrained(made)
-            for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-                (Path(made) / name).write_bytes((fetch_smollm2() / name).read_bytes())
-            Path(made).rename(folder)
-            Path(made).mkdir()
-    return folder
-
-
-def prompts(count: int, vocabulary: int) -> list[list[int]]:
-    """Random token ids, the same for the same count."""
-    rng = random.Random(count)
-    return [[rng.randrange(10, vocabulary) for _ in range(PROMPT_TOKENS)] for _ in range(count)]
-
-
 def measure_generate(folder: Path, batch: int, tokens: int, runs: int) -> Figures:
     """`transformers.generate` in this process."""
     torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model.eval()
-    ids = torch.tensor(prompts(batch, model.config.vocab_size))
+    ids = torch.tensor(prompts(batch, model.config.vocab_size, PROMPT_TOKENS))
     mask = torch.ones_like(ids)
 
     def run(new: int) -> None:
@@ -130,21 +99,6 @@ def measure_generate(folder: Path, batch: int, tokens: int, runs: int) -> Figure
     )
 
 
-def family(made: Lab) -> list[psutil.Process]:
-    """Every process of the swarm, daemons included, and this one's daemon."""
-    found = [p for command in made.commands.values() for p in command.family()]
-    return [*found, psutil.Process(), *psutil.Process().children(recursive=True)]
-
-
-def cpu_s(processes: Sequence[psutil.Process]) -> float:
-    """CPU seconds that they have used so far."""
-    total = 0.0
-    for process in {p.pid: p for p in processes}.values():
-        times = process.cpu_times()
-        total += times.user + times.system
-    return total
-
-
 async def ask(swarm: Swarm, prompt: list[int], tokens: int, delay_s: float) -> list[float]:
     """One client: moments of its start and of each token."""
     await asyncio.sleep(delay_s)
@@ -157,15 +111,15 @@ async def ask(swarm: Swarm, prompt: list[int], tokens: int, delay_s: float) -> l
 
 async def measure_swarm(made: Lab, swarm: Swarm, clients: int, tokens: int, runs: int) -> Figures:
     """Clients that arrive at random within a tenth of a second."""
-    vocabulary = swarm.manifest.vocab_size
+    asked = prompts(clients, swarm.manifest.vocab_size, PROMPT_TOKENS)
     rng = random.Random(clients)
-    await asyncio.gather(*(ask(swarm, p, WARM_UP_TOKENS, 0) for p in prompts(clients, vocabulary)))
+    await asyncio.gather(*(ask(swarm, prompt, WARM_UP_TOKENS, 0) for prompt in asked))
     rates, cpus, firsts, between = [], [], [], []
     for _ in range(runs):
-        processes = family(made)
+        processes = family(made).values()
         before_s, started_s = cpu_s(processes), time.perf_counter()
         runs_of_clients = await asyncio.gather(
-            *(ask(swarm, p, tokens, rng.uniform(0, 0.1)) for p in prompts(clients, vocabulary))
+            *(ask(swarm, prompt, tokens, rng.uniform(0, 0.1)) for prompt in asked)
         )
         wall_s = time.perf_counter() - started_s
         made_tokens = sum(len(moments) - 1 for moments in runs_of_clients)
@@ -181,7 +135,7 @@ async def measure_swarm(made: Lab, swarm: Swarm, clients: int, tokens: int, runs
         statistics.median(firsts),
         between[len(between) // 2],
         between[int(len(between) * 0.99)],
-        sum(p.memory_info().rss for p in family(made)[:-1]),
+        sum(p.memory_info().rss for name, p in family(made).items() if name != "client"),
     )
 
 
@@ -191,26 +145,22 @@ async def compare(
     """Both ways at every concurrency."""
     rows: list[dict[str, object]] = []
     alone = {n: measure_generate(folder, n, tokens, runs) for n in concurrencies}
-    with tempfile.TemporaryDirectory(prefix="helix-bench-") as work:
-        async with lab(Path(work), folder) as made:
-            await made.bootstrap()
-            names = [f"p{number}" for number in range(len(MEMORY_MB[name]))]
-            for peer, memory_mb in zip(names, MEMORY_MB[name], strict=True):
-                await made.peer(peer, memory_mb)
-            await made.serving(*names)
-            async with Swarm.connect(await made.guest()) as swarm:
-                for n in concurrencies:
-                    together = await measure_swarm(made, swarm, n, tokens, runs)
-                    rows.append(
-                        {
-                            "model": name,
-                            "concurrency": n,
-                            "generate": asdict(alone[n]),
-                            "swarm": asdict(together),
-                            "cpu_ratio": together.cpu_ms_per_token / alone[n].cpu_ms_per_token,
-                            "rate_ratio": together.tokens_per_s / alone[n].tokens_per_s,
-                        }
-                    )
+    async with (
+        served(folder, MEMORY_MB[name]) as made,
+        Swarm.connect(await made.guest()) as swarm,
+    ):
+        for n in concurrencies:
+            together = await measure_swarm(made, swarm, n, tokens, runs)
+            rows.append(
+                {
+                    "model": name,
+                    "concurrency": n,
+                    "generate": asdict(alone[n]),
+                    "swarm": asdict(together),
+                    "cpu_ratio": together.cpu_ms_per_token / alone[n].cpu_ms_per_token,
+                    "rate_ratio": together.tokens_per_s / alone[n].tokens_per_s,
+                }
+            )
     return rows
 
 
