@@ -130,6 +130,34 @@ def invite(roles: tuple[str, ...], days: float, state_dir: Path, as_json: bool, 
 
 
 @cli.command()
+@click.argument("targets", nargs=-1, required=True, metavar="PEER|INVITE…")
+@click.option("--undo", is_flag=True, help="Take them off the list again.")
+@state_dir_option("bootstrap")
+@click.option("--json", "as_json", is_flag=True, help="Print the new list as JSON.")
+@click.option("--verbose", is_flag=True, help="Show the trace when something fails.")
+def revoke(targets: tuple[str, ...], undo: bool, state_dir: Path, as_json: bool, **_: Any) -> None:
+    """Put peers, or all who came in by an invite, out of the swarm.
+
+    A target is a peer's id (12D3KooW…), an invite (helix1…) or its id (16 hex digits). The
+    bootstrap node may be running or not.
+    """
+    from helix_bootstrap.revocations import print_revoked
+
+    print_revoked(state_dir, targets, undo=undo, as_json=as_json)
+
+
+@cli.command()
+@state_dir_option("bootstrap")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--verbose", is_flag=True, help="Show the trace when something fails.")
+def revocations(state_dir: Path, as_json: bool, **_: Any) -> None:
+    """List whom `revoke` put out."""
+    from helix_bootstrap.revocations import print_revocations
+
+    print_revocations(state_dir, as_json=as_json)
+
+
+@cli.command()
 @state_dir_option("bootstrap")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--verbose", is_flag=True, help="Show the trace when something fails.")

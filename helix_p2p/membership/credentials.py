@@ -4,11 +4,12 @@
     invite's private key ──signs──▶ MembershipCertificate (a peer's public key, roles ⊆, expiry ≤)
 
 The invite's private key travels in the invite, so one invite admits many peers while the root is
-offline, and the root can still revoke it by its id. An open swarm has no root: everyone has every
-role, and its id says so (`open-…`).
+offline, and the root can still revoke it by its id (revocations.py). An open swarm has no root:
+everyone has every role, and its id says so (`open-…`).
 
-Always: a certificate never gives more than its grant, neither roles nor time; both signatures
-and the bindings to root, invite, peer and swarm are checked each time a chain is verified.
+Always: a certificate never gives more than its grant, neither roles nor time. Signatures are
+checked once per chain and remembered, since a chain's bytes cannot change under them; who shows it,
+whether it was revoked and whether its time is over are checked each time.
 """
 
 import base64
@@ -16,6 +17,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 
 from helix_p2p import codec
 from helix_p2p.errors import HandshakeRefused, ProtocolError
@@ -24,10 +26,8 @@ from helix_p2p.types import PeerId
 
 GRANT_KIND = "grant"
 CERTIFICATE_KIND = "certificate"
-REVOCATIONS_KIND = "revocations"
 CHAIN_LIMIT_BYTES = 2048
 """A chain has about 700 bytes, and must fit into an announcement of 10 KiB."""
-REVOCATIONS_LIMIT_BYTES = 8 * 1024
 OPEN_PREFIX = "open-"
 CLOCK_LEEWAY_S = 60.0
 """How much an honest clock may be behind the one that set an expiry."""
@@ -79,11 +79,20 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class Revocations:
-    """Invites that no longer count; the list with the highest serial holds."""
+class Membership:
+    """What a chain says once its signatures hold.
 
-    serial: int
-    invite_ids: tuple[str, ...]
+    Attributes:
+        peer: Whose it is.
+        invite_id: By which invite it came in.
+        roles: What it may do.
+        expires_unix_s: Until when.
+    """
+
+    peer: PeerId
+    invite_id: str
+    roles: frozenset[Role]
+    expires_unix_s: float
 
 
 def swarm_id_of(root_public_key: bytes) -> str:
@@ -139,13 +148,35 @@ def verify_credentials(
         swarm: Ours.
         root_public_key: Ours; None in an open swarm.
         now_unix_s: Wall clock.
-        revoked: Ids of invites that no longer count.
+        revoked: Peer ids, and ids of invites, that no longer count.
 
     Raises:
         HandshakeRefused: The chain does not prove membership; the message says why.
     """
     if root_public_key is None:
         return ALL_ROLES
+    said = open_chain(chain, swarm, root_public_key)
+    if said.peer != peer:
+        raise HandshakeRefused(f"its certificate belongs to another peer ({said.peer})")
+    if peer in revoked:
+        raise HandshakeRefused("the swarm's operator revoked this peer")
+    if said.invite_id in revoked:
+        raise HandshakeRefused(f"the invite {said.invite_id} was revoked")
+    if not now_unix_s < said.expires_unix_s + CLOCK_LEEWAY_S:
+        raise HandshakeRefused(
+            f"its membership expired on {utc(said.expires_unix_s)}",
+            hint="join again with a new invite",
+        )
+    return said.roles
+
+
+@lru_cache(maxsize=16384)  # two signatures cost 0.25 ms, and a swarm of thousands is rechecked
+def open_chain(chain: bytes, swarm: str, root_public_key: bytes) -> Membership:
+    """Verify and read a chain; who shows it and when is not looked at.
+
+    Raises:
+        HandshakeRefused: It proves nothing in this swarm.
+    """
     if not chain:
         raise HandshakeRefused("it shows no membership certificate", hint="ask for an invite")
     try:
@@ -162,40 +193,13 @@ def verify_credentials(
         raise HandshakeRefused(f"its membership certificate is unusable: {error}") from error
     if parts.certificate.public_key != allowed.invite_public_key:
         raise HandshakeRefused("its certificate is not signed with the granted invite's key")
-    if holder != peer:
-        raise HandshakeRefused(f"its certificate belongs to another peer ({holder})")
-    if allowed.invite_id in revoked:
-        raise HandshakeRefused(f"the invite {allowed.invite_id} was revoked")
     if not set(certificate.roles) <= set(allowed.roles):
         raise HandshakeRefused("its certificate claims more roles than its invite grants")
     if certificate.expires_unix_s > allowed.expires_unix_s:
         raise HandshakeRefused("its certificate outlives its invite")
-    if not now_unix_s < certificate.expires_unix_s + CLOCK_LEEWAY_S:
-        raise HandshakeRefused(
-            f"its membership expired on {utc(certificate.expires_unix_s)}",
-            hint="join again with a new invite",
-        )
-    return frozenset(certificate.roles)
-
-
-def revoke(root: Identity, serial: int, invite_ids: Collection[str]) -> Signed:
-    """The root's list of revoked invites; it replaces every list with a lower serial."""
-    body = Revocations(serial, tuple(sorted(set(invite_ids))))
-    return root.sign(REVOCATIONS_KIND, swarm_id_of(root.public_key), codec.encode(body))
-
-
-def open_revocations(record: Signed, swarm: str, root_public_key: bytes) -> Revocations:
-    """Verify and read a list of revoked invites.
-
-    Raises:
-        SignatureError: The signature does not hold, or is for another swarm.
-        HandshakeRefused: Signed by someone other than the root.
-        DecodeError: Not such a list.
-    """
-    record.verify(kind=REVOCATIONS_KIND, swarm=swarm)
-    if record.public_key != root_public_key:
-        raise HandshakeRefused("the list of revoked invites is not signed by the swarm's root")
-    return codec.decode(record.body, Revocations, limit_bytes=REVOCATIONS_LIMIT_BYTES)
+    return Membership(
+        holder, allowed.invite_id, frozenset(certificate.roles), certificate.expires_unix_s
+    )
 
 
 def open_grant(record: Signed, swarm: str, root_public_key: bytes) -> Grant:

@@ -83,6 +83,20 @@ class PersistHighWater:
 
 
 @dataclass(frozen=True, slots=True)
+class PersistRevocations:
+    """The root's list holds from now on: keep it for the next start; no answer is waited for."""
+
+    record: Signed
+
+
+@dataclass(frozen=True, slots=True)
+class Expelled:
+    """Our own membership is over, revoked or expired: nobody will talk with us."""
+
+    error: HelixError
+
+
+@dataclass(frozen=True, slots=True)
 class Adopted:
     """This plan holds from now on; `previous` is still accepted for the grace period."""
 
@@ -209,6 +223,8 @@ Effect = (
     | PublishRecord
     | LookUpMembers
     | PersistHighWater
+    | PersistRevocations
+    | Expelled
     | Adopted
     | StartPlanning
     | PlanPushed

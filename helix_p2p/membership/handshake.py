@@ -26,7 +26,7 @@ class Admission:
         manifest_hash: Our model; empty for a client or bootstrap node that takes any.
         root_public_key: The swarm's root; None in an open swarm.
         credentials: Our own chain.
-        revoked: Ids of invites that no longer count.
+        revoked: Peer ids, and ids of invites, that no longer count.
         protocol_version: Ours.
     """
 

@@ -13,11 +13,12 @@ Always: nothing here waits or raises for a peer's bad input; nothing is sent or 
 through an effect.
 """
 
+import contextlib
 from collections.abc import Iterable
 from random import Random
 
 from helix_p2p import codec
-from helix_p2p.cluster.announcement import Announcement, PeerState
+from helix_p2p.cluster.announcement import Announcement, PeerState, open_announcement
 from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.errors import CapacityError, HandshakeRefused, HelixError, PlanRejected
 from helix_p2p.identity import Signed
@@ -25,7 +26,7 @@ from helix_p2p.membership import effects as fx
 from helix_p2p.membership import messages as m
 from helix_p2p.membership.adoption import Adoption, Equivocation, Offer, mark_of
 from helix_p2p.membership.audit import Audit
-from helix_p2p.membership.credentials import REVOCATIONS_KIND, Role
+from helix_p2p.membership.credentials import Role
 from helix_p2p.membership.detector import Verdict
 from helix_p2p.membership.disputes import Disputes
 from helix_p2p.membership.duty import PlannerDuty
@@ -34,6 +35,8 @@ from helix_p2p.membership.election import LEASE_KIND, Election, Step, Surroundin
 from helix_p2p.membership.gossip import RUMOURS_PER_MESSAGE, Gossip
 from helix_p2p.membership.own import MemberConfig, OwnState
 from helix_p2p.membership.pulls import Pulls
+from helix_p2p.membership.records import revocations_key
+from helix_p2p.membership.revocations import REVOCATIONS_KIND
 from helix_p2p.membership.talk import Talk
 from helix_p2p.membership.timing import Now
 from helix_p2p.membership.trust import Trust
@@ -45,6 +48,10 @@ from helix_p2p.types import LayerRange, PeerId
 Effects = tuple[Effect, ...]
 
 MEMBERS_PER_REPLY = 256
+RECHECK_S = 5.0
+"""How often certificates are looked at again, for those that expire while their owner runs."""
+REVOCATIONS_WRITERS = 6.0
+"""So many members write the root's list into the DHT in a period, whatever the swarm's size."""
 
 
 class Member:
@@ -64,17 +71,27 @@ class Member:
         self._me = me = config.identity.peer_id
         self._timing = timing = config.timing
         self.trust = Trust(me, config.swarm, config.root_public_key)
+        if config.revocations is not None:
+            with contextlib.suppress(HelixError):  # of another swarm: this one has its own
+                self.trust.revoke(config.revocations)
         roles = self.trust.admit(config.credentials, me, now.unix_s)
         self._may_plan = config.may_plan and config.model is not None and Role.PLANNER in roles
         self.view = MembershipView(
             me, config.swarm, config.manifest_hash, self.trust.admit, timing, config.most_members
         )
-        self.adoption = Adoption(config.swarm, config.validate, timing, config.high_water)
+        self.adoption = Adoption(config.swarm, self._validate, timing, config.high_water)
         self.election = Election(me, timing, rng, now.s)
         self._voice = Voice(config, may_plan=self._may_plan, now=now)
         self._gossip = Gossip(me, rng, config.ping_everyone_up_to, config.fan_out)
         self._talk = Talk(
-            config, self._voice, self._gossip, self.view, self.adoption, self.election, now
+            config,
+            self._voice,
+            self._gossip,
+            self.view,
+            self.adoption,
+            self.election,
+            self.trust,
+            now,
         )
         self._duty = PlannerDuty(config, self.view, self._voice, self.adoption)
         self._pulls = Pulls(timing)
@@ -86,6 +103,9 @@ class Member:
         self._skewed = False
         self._left = False
         self._audit = Audit()
+        self._rng = rng
+        self._recheck_due_s = self._republish_due_s = now.s
+        self._expelled = False
 
     # ── what others may ask ─────────────────────────────────────────────────────────────────────
 
@@ -159,6 +179,8 @@ class Member:
         self._out += self._talk.tick(now)
         self._check_members(now)
         self._check_clock()
+        self._check_certificates(now)
+        self._republish(now)
         for peer, plan_hash in self._pulls.due(now.s):
             self._send(peer, m.GetPlan(plan_hash))
         self._elect(now)
@@ -195,7 +217,7 @@ class Member:
 
     def on_message(self, peer: PeerId, message: MemberMessage, now: Now) -> Effects:
         """A message from an authenticated, admitted peer."""
-        if self._left or peer in self.trust.proofs:
+        if self._left or self.trust.banned(peer):
             return ()
         try:
             self._take(peer, message, now)
@@ -258,7 +280,7 @@ class Member:
         return self._drain()
 
     def on_revocations(self, record: Signed, now: Now) -> Effects:
-        """The operator revoked invites; everyone is told."""
+        """The operator revoked peers or invites; everyone is told."""
         return self.on_message(self._me, m.PushRevocations(record), now)
 
     # ── messages ────────────────────────────────────────────────────────────────────────────────
@@ -304,6 +326,8 @@ class Member:
             self._learn(record, peer, now)
         if message.lease is not None:
             self._take_beat(message.lease, peer, now)
+        if message.revocations < self.trust.serial and self.trust.revocations is not None:
+            self._send(peer, m.PushRevocations(self.trust.revocations))
         wanted = self.adoption.wants(message.epoch, message.plan_hash, now)
         if wanted and self._pulls.ask(message.plan_hash, peer, now.s):
             self._send(peer, m.GetPlan(message.plan_hash))
@@ -339,13 +363,43 @@ class Member:
     def _take_revocations(self, record: Signed, now: Now) -> None:
         if not self.trust.revoke(record):
             return
+        self._out.append(fx.PersistRevocations(record))
+        self._recheck_due_s = self._republish_due_s = now.s
+        self._check_certificates(now)
+        self._republish(now)
+        for peer in self._talk.targets():
+            self._send(peer, m.PushRevocations(record))
+
+    def _check_certificates(self, now: Now) -> None:
+        """Who was revoked or whose time is over is a member no longer, we ourselves included."""
+        if now.s < self._recheck_due_s:
+            return
+        self._recheck_due_s = now.s + RECHECK_S
         for entry in list(self.view):
             try:
                 self.trust.admit(entry.announcement.credentials, entry.peer, now.unix_s)
-            except HelixError:
+            except HandshakeRefused:
+                if self.trust.revocations is not None:
+                    self._send(entry.peer, m.PushRevocations(self.trust.revocations))  # tell it why
                 self._lose(entry.peer, "banned", now)
-        for peer in self._talk.targets():
-            self._send(peer, m.PushRevocations(record))
+        try:
+            self.trust.admit(self.config.credentials, self._me, now.unix_s)
+        except HandshakeRefused as error:
+            if not self._expelled:
+                self._out.append(fx.Expelled(error))
+            self._expelled = True
+        else:
+            self._expelled = False
+
+    def _republish(self, now: Now) -> None:
+        """Keep the root's list in the DHT; few write it, and any of them will do."""
+        record = self.trust.revocations
+        if record is None or now.s < self._republish_due_s:
+            return
+        self._republish_due_s = now.s + self._timing.publish_s
+        if self._rng.random() * (len(self.view) + 1) < REVOCATIONS_WRITERS:
+            key, life_s = revocations_key(self.config.swarm), self._timing.record_life_s
+            self._out.append(fx.PublishRecord(key, record.signer, record, life_s))
 
     def _take_gone(self, peer: PeerId, gone: PeerId, now: Now, *, leaving: bool) -> None:
         if leaving:
@@ -472,10 +526,9 @@ class Member:
     def _offer(self, record: Signed, source: PeerId, now: Now) -> Offer | None:
         plan_hash = codec.sha256(record.body)
         self._pulls.done(plan_hash)
-        proof = self.trust.proofs.get(record.signer)
-        if proof is not None:
+        if self.trust.banned(record.signer):
             if source != self._me:
-                self._send(source, proof)  # it does not know yet
+                self._send(source, self._why_banned(record.signer))  # it does not know yet
             followed = source in self.view and self.adoption.overtake(record, now)
             if followed and self.is_planner:
                 self._duty.begin(now, anew=True)  # who followed it is to follow us
@@ -494,6 +547,33 @@ class Member:
             self._out.append(fx.PersistHighWater(mark_of(plan)))
         return outcome
 
+    def _why_banned(self, peer: PeerId) -> m.PushProof | m.PushRevocations:
+        proof = self.trust.proofs.get(peer)
+        if proof is not None:
+            return proof
+        assert self.trust.revocations is not None
+        return m.PushRevocations(self.trust.revocations)
+
+    def _validate(self, signed: SignedPlan, now_unix_s: float) -> None:
+        """The rules that all share, after the planner's own right to plan.
+
+        That right is read from the announcement in the plan and the root's list. The list is not
+        the same everywhere at once, but it soon is; so honest peers disagree on a revoked planner's
+        plan for seconds, never for ever.
+        """
+        plan = signed.plan
+        word = next((r for r in plan.announcements if r.signer == plan.planner), None)
+        if word is None:
+            raise PlanRejected("planner", "its planner's announcement is missing")
+        said = open_announcement(word, self.config.swarm)
+        try:
+            roles = self.trust.admit(said.credentials, plan.planner, now_unix_s)
+        except HandshakeRefused as error:
+            raise PlanRejected("planner", str(error)) from error
+        if Role.PLANNER not in roles:
+            raise PlanRejected("planner", f"{plan.planner} may not plan")
+        self.config.validate(signed, now_unix_s)
+
     def _adopted(self, plan: SignedPlan, previous: SignedPlan | None, now: Now) -> None:
         was_planner = self.is_planner
         self.election.on_plan(plan, now.s)
@@ -502,7 +582,7 @@ class Member:
         elif self.is_planner and not was_planner:
             self._begin("it made the plan that holds", now)
         planner = plan.plan.planner
-        if self.view.is_gone(planner) or planner in self.trust.proofs:
+        if self.view.is_gone(planner) or self.trust.banned(planner):
             self.election.on_gone(planner, now.s)
         self._audit.adopted(plan, now.s)
         self._out.append(fx.Adopted(plan, previous))
@@ -527,6 +607,7 @@ class Member:
             able=(
                 self._may_plan
                 and not self._skewed
+                and not self._expelled
                 and self._voice.own.state in PLANNABLE
                 and (self._looked_up or len(self.view) > 0)
                 and (self.election.is_planner or not len(self._pulls))

@@ -46,6 +46,8 @@ class Ping:
         unix_s: The sender's wall clock, to find skewed clocks; 0 when not said.
         rumours: Announcements of others that changed lately, at most 8.
         lease: The planner's latest signed `Lease`, passed on.
+        revocations: Serial of the root's list that the sender holds; -1 for none. Whoever holds a
+            newer one sends it.
     """
 
     epoch: int
@@ -55,6 +57,7 @@ class Ping:
     unix_s: float = 0.0
     rumours: tuple[Signed, ...] = ()
     lease: Signed | None = None
+    revocations: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class Pong:
     unix_s: float = 0.0
     rumours: tuple[Signed, ...] = ()
     lease: Signed | None = None
+    revocations: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,7 @@ class PushProof:
 
 @dataclass(frozen=True, slots=True)
 class PushRevocations:
-    """The root's signed list of revoked invites."""
+    """The root's signed list of revocations."""
 
     record: Signed
 

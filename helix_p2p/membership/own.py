@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from helix_p2p.cluster.announcement import LinkMeasurement, PeerState
 from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.cluster.profile import SpeedProfile
-from helix_p2p.identity import Identity
+from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership.adoption import HighWater, Validator
 from helix_p2p.membership.timing import MembershipTiming
 from helix_p2p.types import LayerRange
@@ -25,6 +25,7 @@ class MemberConfig:
         credentials: Our certificate chain; empty in an open swarm.
         may_plan: Whether it stands for election; False for bootstrap nodes.
         high_water: From the disk.
+        revocations: The root's last list, from the disk.
         public_name: For dashboards.
         device: Hardware, for people.
         timing: All durations.
@@ -42,6 +43,7 @@ class MemberConfig:
     credentials: bytes = b""
     may_plan: bool = True
     high_water: HighWater | None = None
+    revocations: Signed | None = None
     public_name: str = ""
     device: str = ""
     timing: MembershipTiming = field(default_factory=MembershipTiming)

@@ -20,7 +20,8 @@ from helix_p2p import codec
 from helix_p2p.cluster.announcement import Announcement, open_announcement
 from helix_p2p.errors import HelixError, RecordRejected
 from helix_p2p.identity import Signed
-from helix_p2p.membership.credentials import Role, open_revocations, verify_credentials
+from helix_p2p.membership.credentials import Role, verify_credentials
+from helix_p2p.membership.revocations import open_revocations
 from helix_p2p.types import PeerId
 
 SHARDS = 16
@@ -40,13 +41,15 @@ class RecordRules:
     Attributes:
         swarm: Ours; records of others are refused.
         root_public_key: None in an open swarm.
-        revoked: Ids of invites that no longer count.
+        revoked: Peer ids, and ids of invites, that no longer count.
+        revocations_serial: Of the list they are from; older lists are refused.
         life_s: Of an announcement, from its issue.
     """
 
     swarm: str
     root_public_key: bytes | None = None
     revoked: frozenset[str] = frozenset()
+    revocations_serial: int = -1
     life_s: float = RECORD_LIFE_S
 
 
@@ -68,7 +71,7 @@ def member_key(swarm: str, peer: PeerId) -> str:
 
 
 def revocations_key(swarm: str) -> str:
-    """The DHT key of the root's list of revoked invites; its subkey is the root's peer id."""
+    """The DHT key of the root's list of revocations; its subkey is the root's peer id."""
     return f"{_KEY_PREFIX}/{swarm}/revocations"
 
 
@@ -171,6 +174,8 @@ def _check_revocations(record: Signed, rules: RecordRules) -> None:
     if rules.root_public_key is None:
         raise RecordRejected("an open swarm has no revocations")
     try:
-        open_revocations(record, rules.swarm, rules.root_public_key)
+        said = open_revocations(record, rules.swarm, rules.root_public_key)
     except HelixError as error:
         raise RecordRejected(f"this list of revocations does not hold: {error}") from error
+    if said.serial < rules.revocations_serial:
+        raise RecordRejected("a newer list of revocations is known here")

@@ -12,6 +12,7 @@ from helix_p2p.membership.gossip import Gossip
 from helix_p2p.membership.own import MemberConfig
 from helix_p2p.membership.records import allowed_keys, life_left_s, member_key
 from helix_p2p.membership.timing import Now
+from helix_p2p.membership.trust import Trust
 from helix_p2p.membership.view import MembershipView
 from helix_p2p.membership.voice import Voice
 from helix_p2p.types import PeerId
@@ -32,6 +33,7 @@ class Talk:
         view: Who is here.
         adoption: Which plan we mention.
         election: Whose beat we pass on.
+        trust: Which list of revocations we mention.
         now: Time.
     """
 
@@ -43,8 +45,10 @@ class Talk:
         view: MembershipView,
         adoption: Adoption,
         election: Election,
+        trust: Trust,
         now: Now,
     ) -> None:
+        self._trust = trust
         self._config = config
         self._timing = config.timing
         self._voice = voice
@@ -107,7 +111,7 @@ class Talk:
 
     def _word(
         self, to: PeerId, number: int, now: Now
-    ) -> tuple[int, bytes, Signed, int, float, tuple[Signed, ...], Signed | None]:
+    ) -> tuple[int, bytes, Signed, int, float, tuple[Signed, ...], Signed | None, int]:
         """The fields of a ping or pong."""
         plan = self._adoption.current
         entries = (self._view.get(peer) for peer in self._gossip.rumours(to))
@@ -119,4 +123,5 @@ class Talk:
             now.unix_s,
             tuple(entry.record for entry in entries if entry is not None),
             self._election.latest_beat,
+            self._trust.serial,
         )

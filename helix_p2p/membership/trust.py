@@ -1,4 +1,4 @@
-"""Whom this peer believes: certificates, revoked invites, keys that convicted themselves.
+"""Whom this peer believes: certificates, what the root revoked, keys that convicted themselves.
 
 Always: nobody is banned without a proof that convinces anyone, and no proof convicts this peer in
 its own eyes (its own plans are fenced by the high-water mark).
@@ -7,8 +7,9 @@ its own eyes (its own plans are fenced by the high-water mark).
 from helix_p2p.errors import HandshakeRefused, PlanRejected
 from helix_p2p.identity import Signed
 from helix_p2p.membership.adoption import equivocation
-from helix_p2p.membership.credentials import Role, open_revocations, verify_credentials
+from helix_p2p.membership.credentials import Role, verify_credentials
 from helix_p2p.membership.messages import PushProof
+from helix_p2p.membership.revocations import RevocationsOrder, open_revocations, order_of
 from helix_p2p.types import PeerId
 
 
@@ -25,10 +26,19 @@ class Trust:
         self._me = me
         self._swarm = swarm
         self._root_public_key = root_public_key
-        self._serial = -1
+        self._order: RevocationsOrder = (-1, b"")
         self.revoked: frozenset[str] = frozenset()
         self.revocations: Signed | None = None
         self.proofs: dict[PeerId, PushProof] = {}
+
+    @property
+    def serial(self) -> int:
+        """Of the list of revocations that holds here; -1 without one."""
+        return self._order[0]
+
+    def banned(self, peer: PeerId) -> bool:
+        """Whether a key is out for good: it convicted itself, or the root put it out."""
+        return peer in self.proofs or peer in self.revoked
 
     def admit(self, credentials: bytes, peer: PeerId, now_unix_s: float) -> frozenset[Role]:
         """What a peer may do.
@@ -66,10 +76,10 @@ class Trust:
         return convicted
 
     def revoke(self, record: Signed) -> bool:
-        """Take the root's list of revoked invites.
+        """Take the root's list of revocations.
 
         Returns:
-            Whether it is newer than ours.
+            Whether it is newer than ours, and holds from now on.
 
         Raises:
             HandshakeRefused, SignatureError, DecodeError: It is not the root's.
@@ -77,8 +87,8 @@ class Trust:
         if self._root_public_key is None:
             raise HandshakeRefused("an open swarm has no revocations")
         said = open_revocations(record, self._swarm, self._root_public_key)
-        if said.serial <= self._serial:
+        order = order_of(said, record)
+        if order <= self._order:
             return False
-        self._serial, self.revocations = said.serial, record
-        self.revoked = frozenset(said.invite_ids)
+        self._order, self.revocations, self.revoked = order, record, said.names
         return True

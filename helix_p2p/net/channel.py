@@ -8,7 +8,8 @@
 The acceptor answers only once it has checked: to the opener its Hello means "welcome", and a
 stranger learns nothing of the swarm. Framing: `wire/framing.py`.
 
-Always: before the handshake has passed, no other message is read or handed on; `receive` and `send`
+Always: before the handshake has passed, no other message is read or handed on; who owns a channel
+rechecks it every second or two, so a member that was put out is cut off; `receive` and `send`
 can be cancelled without losing the frame boundaries; a message that breaks the protocol ends the
 channel with the reason told to the other end; after `close`, everything is `PeerLost`.
 """
@@ -129,6 +130,7 @@ class Channel:
         self._message: Message | None = None
         self._payload = bytearray()
         self._closed = False
+        self._hello: Hello | None = None
         self._clock = asyncio.get_running_loop().time
         self.roles = roles
         self.last_heard_s = self._clock()
@@ -222,7 +224,8 @@ class Channel:
             async with asyncio.timeout(ours.timeout_s):
                 if opener:
                     await self.send(ours.hello())
-                self.roles = ours.check(self.remote, await self._receive_hello())
+                self._hello = await self._receive_hello()
+                self.roles = ours.check(self.remote, self._hello)
                 if not opener:
                     await self.send(ours.hello())
         except TimeoutError as error:
@@ -237,6 +240,15 @@ class Channel:
         except BaseException:
             await self.close()
             raise
+
+    def recheck(self, ours: Membership) -> None:
+        """Judge the other end's Hello again, as of now: it may have been revoked, or have expired.
+
+        Raises:
+            HandshakeRefused: It would not be let in any more; the caller ends the channel.
+        """
+        if self._hello is not None:
+            self.roles = ours.check(self.remote, self._hello)
 
     async def _receive_hello(self) -> Hello:
         prefix = decode_prefix(await self._stream.read_exactly(PREFIX_BYTES))

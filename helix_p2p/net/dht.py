@@ -123,6 +123,7 @@ class Libp2pDirectory:
         keys: Sequence[str],
         check: RecordCheck,
         bootstrap: Sequence[str] = (),
+        may_be_first: bool = False,
         client_only: bool = False,
     ) -> "Libp2pDirectory":
         """Join the DHT.
@@ -132,6 +133,7 @@ class Libp2pDirectory:
             keys: All that may exist; a DHT knows keys by hash, `check` by text.
             check: The rules.
             bootstrap: Multiaddrs of nodes to enter by; empty for the first node.
+            may_be_first: Go on even if none of them answers.
             client_only: Store nothing for others and be in nobody's routing table.
 
         Raises:
@@ -158,7 +160,11 @@ class Libp2pDirectory:
         peers = [peer for peer in map(peer_of_address, bootstrap) if peer != transport.peer_id]
         try:
             if peers:
-                await self._enter(peers)
+                try:
+                    await self._enter(peers)
+                except PeerUnreachable:
+                    if not may_be_first:
+                        raise
         except BaseException:
             await asyncio.shield(self.close())
             raise

@@ -59,6 +59,7 @@ class Libp2pTransport:
         state_dir: Path,
         listen: Sequence[str] = LOOPBACK,
         bootstrap: Sequence[str] = (),
+        may_be_first: bool = False,
         announce: Sequence[str] = (),
         nat: bool = False,
         startup_timeout_s: float = 30.0,
@@ -73,6 +74,7 @@ class Libp2pTransport:
             state_dir: Where the daemon's identity file goes (mode 0600).
             listen: Multiaddrs; port 0 takes any free one.
             bootstrap: Multiaddrs with `/p2p/`; all are tried at once, one suffices.
+            may_be_first: Start even if none of them answers: others will dial us.
             announce: Multiaddrs to tell others instead of what libp2p finds out.
             nat: Port mapping, reachability checks and relays; off on loopback and in tests.
             startup_timeout_s: For the daemon to listen.
@@ -109,7 +111,12 @@ class Libp2pTransport:
         try:
             await self.refresh_addresses()
             if others:
-                await self.reach(bootstrap, timeout_s=bootstrap_timeout_s)
+                try:
+                    await self.reach(bootstrap, timeout_s=bootstrap_timeout_s)
+                except PeerUnreachable as error:
+                    if not may_be_first:
+                        raise
+                    log.info("nobody known from before answers: %s", error)
         except BaseException:
             await asyncio.shield(self.close())
             raise

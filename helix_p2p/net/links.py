@@ -14,7 +14,14 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Self
 
-from helix_p2p.errors import Cancelled, HelixError, PeerLost, ProtocolError, from_wire
+from helix_p2p.errors import (
+    Cancelled,
+    HandshakeRefused,
+    HelixError,
+    PeerLost,
+    ProtocolError,
+    from_wire,
+)
 from helix_p2p.membership.messages import ErrorReply, Heartbeat
 from helix_p2p.net.channel import Membership, accept_channel, open_channel
 from helix_p2p.net.link import (
@@ -245,6 +252,14 @@ class LinkPool:
         if not self._closed:
             self._on_lost(peer, error)
 
+    def _recheck(self, link: Outgoing | Incoming) -> None:
+        """Who was revoked, or whose certificate expired, is cut off while its link runs."""
+        if link.channel is not None:
+            try:
+                link.channel.recheck(self._ours)
+            except HandshakeRefused as refusal:
+                link.watch.judge(refusal)
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -272,6 +287,7 @@ class LinkPool:
             for link in links:
                 link.watch.tick(link.channel, awake_s, options.silence_s)
                 if beat:
+                    self._recheck(link)
                     link.beat()
 
 

@@ -13,11 +13,13 @@ import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from math import ceil
 from typing import Self
 
 from helix_p2p.errors import (
     Busy,
     DeadlineExceeded,
+    HandshakeRefused,
     HelixError,
     NetworkError,
     PeerLost,
@@ -38,6 +40,7 @@ from helix_p2p.types import PeerId
 from helix_p2p.wire.registry import Message
 
 CHANNELS_PER_PEER = 3
+RECHECK_S = 2.0
 IDLE_S = 60.0
 """An unused channel is closed after this by the asking end, and 30 s later by the answering one."""
 SERVED_CHANNELS_PER_PEER = 8
@@ -141,6 +144,7 @@ class Requests:
         channel = await self._take_idle(peer)
         if channel is not None:
             with contextlib.suppress(PeerLost):
+                await _still_welcome(channel, self._ours)
                 return await self._exchange(channel, message, payload)
         channel = await open_channel(
             self._transport,
@@ -212,7 +216,7 @@ async def serve_requests(
         open_channels[peer] += 1
         try:
             while True:
-                await _answer_one(channel, answer)
+                await _answer_one(channel, ours, answer)
         except (NetworkError, ProtocolError) as error:
             log.debug("a channel with %s ended: %s", peer, error)
         finally:
@@ -224,10 +228,29 @@ async def serve_requests(
     await transport.serve(protocol, serve)
 
 
-async def _answer_one(channel: Channel, answer: Answer) -> None:
-    message, payload = await channel.receive(timeout_s=IDLE_S + 30.0)
+async def _answer_one(channel: Channel, ours: Membership, answer: Answer) -> None:
+    message, payload = await _next_question(channel, ours)
     try:
         reply, data = await answer(channel, message, payload)
     except HelixError as error:
         reply, data = error_reply(error), b""
     await channel.send(reply, data)
+
+
+async def _next_question(channel: Channel, ours: Membership) -> tuple[Message, bytearray]:
+    """Wait for one, for as long as the other end is a member."""
+    for _ in range(ceil((IDLE_S + 30.0) / RECHECK_S)):
+        with contextlib.suppress(DeadlineExceeded):
+            question = await channel.receive(timeout_s=RECHECK_S)
+            await _still_welcome(channel, ours)
+            return question
+        await _still_welcome(channel, ours)
+    raise DeadlineExceeded(f"{channel.remote} asks nothing any more")
+
+
+async def _still_welcome(channel: Channel, ours: Membership) -> None:
+    try:
+        channel.recheck(ours)
+    except HandshakeRefused as refusal:
+        await channel.refuse(refusal)
+        raise

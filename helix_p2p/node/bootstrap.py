@@ -9,6 +9,7 @@ Always: when it is gone, members go on without it; a restart comes back as the s
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator
 
@@ -16,10 +17,12 @@ from helix_p2p.cluster.announcement import PeerState
 from helix_p2p.cluster.manifest import Manifest
 from helix_p2p.engine.hub import find_model
 from helix_p2p.engine.manifest import read_manifest
+from helix_p2p.errors import ConfigError
 from helix_p2p.membership.adoption import HighWater
 from helix_p2p.membership.credentials import open_swarm_id_of
 from helix_p2p.membership.effects import Effect
 from helix_p2p.membership.own import MemberConfig, OwnState
+from helix_p2p.node.background import background
 from helix_p2p.node.config import BootstrapConfig
 from helix_p2p.node.events import NodeEvent, OnEvent, ignore
 from helix_p2p.node.joining import Belonging, found_swarm
@@ -31,7 +34,9 @@ from helix_p2p.node.status import NodeStatus, plan_status
 from helix_p2p.node.swarm_view import member_statuses
 from helix_p2p.planning.plan import SignedPlan
 
-ADDRESS_REFRESH_S = 30.0
+REVOCATIONS_POLL_S = 1.0
+
+log = logging.getLogger(__name__)
 
 
 class BootstrapNode:
@@ -84,6 +89,7 @@ class BootstrapNode:
                     credentials=belonging.credentials,
                     may_plan=False,
                     high_water=HighWater(*mark.order) if mark else None,
+                    revocations=state.revocations(),
                     public_name="bootstrap",
                     timing=config.timing,
                 ),
@@ -93,9 +99,11 @@ class BootstrapNode:
             async with (
                 reaching(identity, belonging, config.network, state) as transport,
                 presence(place, transport, node._observe, node.status) as here,
+                background() as tasks,
             ):
                 node._here = here
                 node._announce()
+                tasks.start(node._watch_revocations(here, state))
                 try:
                     yield node
                 finally:
@@ -125,6 +133,18 @@ class BootstrapNode:
             plan=plan_status(member.plan) if member.plan else None,
             members=member_statuses(member, time.monotonic()),
         )
+
+    async def _watch_revocations(self, here: Presence, state: StateDir) -> None:
+        """Take up the lists that `helix-bootstrap revoke` leaves in the state folder."""
+        while True:
+            await asyncio.sleep(REVOCATIONS_POLL_S)
+            try:
+                record = await asyncio.to_thread(state.revocations)
+            except ConfigError as error:
+                log.warning("%s", error)
+                continue
+            if record is not None and record != here.member.trust.revocations:
+                here.driver.on_revocations(record)
 
     def _announce(self) -> None:
         assert self._here is not None

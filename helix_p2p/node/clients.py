@@ -2,14 +2,15 @@
 
 Always: only members with the client's role get in; what a client sends passes the machines' checks;
 a client that does not read its tokens is cut off when its queue is full, one that vanished without
-a word when it was silent for `SILENCE_S`, and all it had running is freed.
+a word when it was silent for `SILENCE_S`, one that was revoked or whose certificate expired within
+a second or two, and all it had running is freed.
 """
 
 import asyncio
 import itertools
 import logging
 
-from helix_p2p.errors import HelixError, NetworkError, ProtocolError
+from helix_p2p.errors import HandshakeRefused, HelixError, NetworkError, ProtocolError
 from helix_p2p.membership.messages import Heartbeat
 from helix_p2p.net.channel import Channel, Membership, accept_channel
 from helix_p2p.net.link import keep_alive
@@ -27,6 +28,7 @@ STREAMS_PER_CLIENT = 16
 HEARTBEAT_S = 0.5
 SILENCE_S = 15.0
 """A client's program may keep its loop busy for seconds; what it was given is free within 30 s."""
+RECHECK_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -112,12 +114,24 @@ class ClientService:
             silence_s=SILENCE_S,
         )
         try:
-            error = await first_to_end(client.write(), self._read(key, channel), alive)
+            error = await first_to_end(
+                client.write(), self._read(key, channel), alive, self._watch(channel)
+            )
         finally:
             self._serving.remove_client(key)
             await channel.close()
         if error is not None and not isinstance(error, NetworkError):
             log.info("client %s was cut off: %s", peer, error)
+
+    async def _watch(self, channel: Channel) -> None:
+        """Until the client is revoked or its certificate expires."""
+        while True:
+            await asyncio.sleep(RECHECK_S)
+            try:
+                channel.recheck(self._members)
+            except HandshakeRefused as refusal:
+                await channel.refuse(refusal)
+                raise
 
     async def _read(self, key: ClientKey, channel: Channel) -> None:
         while True:

@@ -22,6 +22,7 @@ from helix_p2p.membership.effects import (
     LookUpMembers,
     MemberMessage,
     PersistHighWater,
+    PersistRevocations,
     PublishRecord,
     SendTo,
     StartPlanning,
@@ -145,6 +146,10 @@ class MembershipDriver:
         """Announcements from elsewhere than the DHT."""
         self._do(self.member.on_records(records, now()))
 
+    def on_revocations(self, record: Signed) -> None:
+        """The operator on this machine made a new list."""
+        self._do(self.member.on_revocations(record, now()))
+
     # ── effects ──────────────────────────────────────────────────────────────────────────────
 
     def _do(self, effects: Sequence[Effect]) -> None:
@@ -163,6 +168,9 @@ class MembershipDriver:
                     self._start(self._look_up(keys))
                 case PersistHighWater(mark):
                     self._start(self._persist(mark))
+                case PersistRevocations(record):
+                    self._start(self._keep_revocations(record))
+                    self._observe(effect)
                 case StartPlanning():
                     self._newest_job = effect.request
                     self._start(self._plan(effect))
@@ -207,6 +215,12 @@ class MembershipDriver:
             self._do(self.member.on_high_water_failed(mark.hash, now()))
             return
         self._do(self.member.on_high_water_persisted(mark.hash, now()))
+
+    async def _keep_revocations(self, record: Signed) -> None:
+        try:
+            await asyncio.to_thread(self._state.keep_revocations, record)
+        except HelixError as error:
+            log.warning("the list of revocations could not be kept: %s", error)
 
     async def _plan(self, job: StartPlanning) -> None:
         def cancelled() -> bool:

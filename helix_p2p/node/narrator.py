@@ -41,6 +41,11 @@ def narrate(effect: fx.Effect, me: PeerId) -> NodeEvent | None:
         case fx.Banned(peer):
             text = f"{_short(peer)} is banned: it signed two plans of one epoch"
             return NodeEvent("banned", text, {"peer": peer})
+        case fx.Expelled(error):
+            text = f"nobody will talk with this node any more: {error}"
+            return NodeEvent("expelled", text, {"code": error.code})
+        case fx.PersistRevocations():
+            return NodeEvent("revocations", "the operator's list of revocations changed")
         case fx.PlanOmits(planner, peers):
             text = f"the planner {_short(planner)} leaves out {len(peers)} members"
             return NodeEvent("plan-omits", text, {"planner": planner, "peers": list(peers)})

@@ -206,6 +206,7 @@ class PeerNode:
                 credentials=belonging.credentials,
                 may_plan=self.config.may_plan,
                 high_water=HighWater(*mark.order) if mark else None,
+                revocations=state.revocations(),
                 public_name=self.config.public_name,
                 device=self.loan.hardware.name,
                 timing=self.config.timing,

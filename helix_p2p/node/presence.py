@@ -171,7 +171,7 @@ class Presence:
         usual = Membership.of(lambda: replace(belonging.admission(), revoked=trust.revoked))
 
         def check(peer: PeerId, hello: Hello) -> frozenset[Role]:
-            if peer in trust.proofs:
+            if peer in trust.proofs:  # also in an open swarm, where certificates say nothing
                 raise HandshakeRefused("its key is banned: it signed two plans of one epoch")
             return usual.check(peer, hello)
 
@@ -209,6 +209,7 @@ async def reaching(
         state_dir=state.path,
         listen=(f"/ip{_version(network.host)}/{network.host}/tcp/{network.port}",),
         bootstrap=_ways_in(belonging, network, state),
+        may_be_first=not belonging.bootstrap,  # a swarm's first node, all others being down
         announce=network.announce,
         nat=network.behind_nat,
     )
@@ -237,13 +238,22 @@ async def presence(
         PeerUnreachable: Nobody answers in the DHT.
     """
     belonging = place.belonging
-    rules = RecordRules(belonging.swarm, belonging.root_public_key)
+    here: Presence | None = None
+
+    def rules() -> RecordRules:
+        usual = RecordRules(belonging.swarm, belonging.root_public_key)
+        if here is None:
+            return usual
+        trust = here.member.trust
+        return replace(usual, revoked=trust.revoked, revocations_serial=trust.serial)
+
     async with contextlib.AsyncExitStack() as stack:
         directory = await Libp2pDirectory.start(
             transport,
             keys=allowed_keys(belonging.swarm),
             check=_checker(rules),
             bootstrap=_ways_in(belonging, place.network, place.state),
+            may_be_first=not belonging.bootstrap,
         )
         stack.push_async_callback(directory.close)
         here = Presence(place, transport, directory, observe, status)
@@ -270,9 +280,9 @@ async def _watch_daemon(transport: Libp2pTransport) -> None:
     raise NetworkError("the libp2p daemon has gone", hint="start again; --verbose shows its log")
 
 
-def _checker(rules: RecordRules) -> Callable[[str, str | None, bytes, float], object]:
+def _checker(rules: Callable[[], RecordRules]) -> Callable[[str, str | None, bytes, float], object]:
     return lambda key, subkey, value, expires_in_s: check_record(
-        key, subkey, value, expires_in_s, rules=rules, now_unix_s=time.time()
+        key, subkey, value, expires_in_s, rules=rules(), now_unix_s=time.time()
     )
 
 

@@ -1,4 +1,4 @@
-"""What a node keeps on disk: keys, the high-water mark, the peers it knew.
+"""What a node keeps on disk: keys, the high-water mark, who was revoked, the peers it knew.
 
 Always: one process owns a state folder (a lock says so); a file is written whole or not at all
 (temporary file, fsync, rename, fsync of the folder), so a crash or a full disk leaves the old one;
@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,8 @@ from typing import Self, TypeVar
 
 from helix_p2p import codec
 from helix_p2p.errors import ConfigError, DecodeError
-from helix_p2p.identity import Identity
+from helix_p2p.identity import Identity, Signed
+from helix_p2p.membership.revocations import newer_of
 
 T = TypeVar("T")
 
@@ -30,6 +32,7 @@ IDENTITY_FILE = "identity.key"
 SWARM_KEY_FILE = "swarm.key"
 HIGH_WATER_FILE = "high-water"
 KNOWN_PEERS_FILE = "known-peers"
+REVOCATIONS_FILE = "revocations"
 LOCK_FILE = "lock"
 
 _MAGIC = b"helix-p2p state 1\n"
@@ -121,6 +124,14 @@ class StateDir:
             raise ValueError(f"the high-water mark would fall from {held.order} to {mark.order}")
         write_value(self.path / HIGH_WATER_FILE, mark)
 
+    def revocations(self) -> Signed | None:
+        """The root's last list; a damaged one is an error, since it would let people back in."""
+        return read_value(self.path / REVOCATIONS_FILE, Signed)
+
+    def keep_revocations(self, record: Signed) -> None:
+        """Keep the root's list for the next start, unless a newer one lies there already."""
+        change_revocations(self.path, lambda held: newer_of(record, held))
+
     def known_peers(self) -> tuple[str, ...]:
         """Multiaddrs that led into the swarm before; a damaged list counts as empty."""
         with contextlib.suppress(ConfigError):
@@ -130,6 +141,34 @@ class StateDir:
     def remember_peers(self, addresses: tuple[str, ...]) -> None:
         """Keep the first 256 multiaddrs for the next start."""
         write_value(self.path / KNOWN_PEERS_FILE, addresses[:_KNOWN_PEERS_KEPT])
+
+
+def change_revocations(path: Path, change: Callable[[Signed | None], Signed]) -> Signed:
+    """Replace the list in a state folder by what `change` makes of it.
+
+    The operator's command does it beside the running node, so both take turns at a lock.
+
+    Returns:
+        What lies there now.
+
+    Raises:
+        ConfigError: The list is damaged, or the disk refused; the old list stands.
+    """
+    try:
+        turn = os.open(
+            path / f"{REVOCATIONS_FILE}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+    except OSError as error:
+        raise _unusable(path, error) from error
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        held = read_value(path / REVOCATIONS_FILE, Signed)
+        changed = change(held)
+        if changed != held:
+            write_value(path / REVOCATIONS_FILE, changed)
+        return changed
+    finally:
+        os.close(turn)
 
 
 def load_or_create_key(path: Path) -> Identity:

@@ -77,6 +77,7 @@ class ClientSession:
         self._token_s: float | None = None
         # trouble since the last new token
         self._tried: set[PeerId] = set()
+        self._shut_out_by: set[PeerId] = set()
         self._trouble_since_s: float | None = None
         self._refusals = 0
         self._attempts = 0
@@ -154,6 +155,10 @@ class ClientSession:
         if not error.retryable and not isinstance(error, ProtocolError):
             return self._end(error=error)
         self._choice.mask(peer, now_s)
+        if isinstance(error, errors.HandshakeRefused):
+            self._shut_out_by.add(peer)
+            if self._shut_out_by.issuperset(known.peer for known in self._choice.candidates):
+                return self._end(error=error)  # no pause makes us a member: revoked, or expired
         return self._elsewhere(error, now_s)
 
     def on_view(self, now_s: float) -> list[Effect]:
@@ -252,6 +257,7 @@ class ClientSession:
         self._trouble_since_s = None
         self._refusals = self._attempts = self._pauses = 0
         self._tried.clear()
+        self._shut_out_by.clear()
 
     # ── going on elsewhere ─────────────────────────────────────────────────────────────────────
 

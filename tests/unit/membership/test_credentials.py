@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from helix_p2p import codec
-from helix_p2p.errors import HandshakeRefused, SignatureError
+from helix_p2p.errors import HandshakeRefused
 from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership.credentials import (
     ALL_ROLES,
@@ -18,9 +18,7 @@ from helix_p2p.membership.credentials import (
     grant,
     invite_id_of,
     is_open,
-    open_revocations,
     open_swarm_id_of,
-    revoke,
     swarm_id_of,
     verify_credentials,
 )
@@ -143,13 +141,3 @@ def test_open_swarm_admits_everyone_and_is_labelled() -> None:
         b"", peer=peer(1), swarm=swarm, root_public_key=None, now_unix_s=UNIX_S
     )
     assert roles == ALL_ROLES
-
-
-def test_only_the_root_revokes() -> None:
-    said = open_revocations(revoke(ROOT, 3, ["b", "a", "a"]), SWARM, ROOT.public_key)
-    assert (said.serial, said.invite_ids) == (3, ("a", "b"))
-    forged = STRANGER.sign("revocations", SWARM, codec.encode(said))
-    with pytest.raises(HandshakeRefused):
-        open_revocations(forged, SWARM, ROOT.public_key)
-    with pytest.raises(SignatureError):
-        open_revocations(revoke(STRANGER, 3, ["a"]), SWARM, ROOT.public_key)

@@ -17,12 +17,12 @@ from helix_p2p.membership.credentials import (
     certify,
     grant,
     invite_id_of,
-    revoke,
     swarm_id_of,
 )
 from helix_p2p.membership.member import Effects, Member
 from helix_p2p.membership.own import MemberConfig, OwnState
 from helix_p2p.membership.records import RecordRules, check_record
+from helix_p2p.membership.revocations import revoke
 from helix_p2p.membership.timing import MembershipTiming
 from helix_p2p.types import LayerRange
 

@@ -12,7 +12,6 @@ from helix_p2p.membership.credentials import (
     certify,
     grant,
     open_swarm_id_of,
-    revoke,
     swarm_id_of,
 )
 from helix_p2p.membership.records import (
@@ -27,6 +26,7 @@ from helix_p2p.membership.records import (
     shard_of,
     supersedes,
 )
+from helix_p2p.membership.revocations import revoke
 
 from .makers import SWARM, UNIX_S, announcement, identity, peer, record
 

@@ -6,6 +6,7 @@ from helix_p2p.errors import (
     Busy,
     Cancelled,
     DeadlineExceeded,
+    HandshakeRefused,
     HelixError,
     InvalidRequest,
     NoRoute,
@@ -212,6 +213,15 @@ def test_peer_cannot_make_the_client_wait_long(asked_s: float):
     machine.on_message(A, refuse(message, Busy("full", retry_after_s=asked_s)), 1.0)
     assert machine.wake_s is not None
     assert machine.wake_s <= 1.0 + Limits().retry_after_limit_s
+
+
+def test_client_that_every_entry_peer_shuts_out_is_told_at_once_and_one_alone_cannot():
+    machine, _ = session(A, B)
+    first, _ = asked(machine.start(0.0))
+    second, _ = asked(machine.on_lost(first, HandshakeRefused("revoked"), 0.1))
+    assert isinstance(
+        failed(machine.on_lost(second, HandshakeRefused("revoked"), 0.2)), HandshakeRefused
+    )
 
 
 def test_unreachable_swarm_ends_in_the_last_error_within_patience():
