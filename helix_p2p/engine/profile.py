@@ -1,51 +1,90 @@
-"""How long one layer takes on this device, measured with the model's real shapes.
+"""How fast this device is with a model: measured once, remembered on disk, used by the planner.
 
-A few layers with random weights are enough, so a peer knows its speed before it holds any part of
-the model; there are so many of them that they do not fit a CPU's cache, as the real ones will not.
-The layers run through the engine's own path. Always: a profile on disk is used only for the same
-model, device, dtype, thread count and torch.
+A peer that joins measures what its announcement needs; `helix-peer bench` measures with more
+patience, and also what people want to know: time against context, the ends, loading. Both keep what
+they measured in one place, so a bench sharpens the next join. Always: a profile on disk is used
+only for the same model, device, dtype, quantisation, thread count and torch.
 """
 
 import fcntl
 import os
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import platformdirs
 import torch
-from torch import nn
 
 from helix_p2p import codec
 from helix_p2p.cluster.manifest import Manifest
 from helix_p2p.cluster.profile import SpeedProfile
-from helix_p2p.engine.architecture import Architecture, read_architecture
-from helix_p2p.engine.attention import PackedAttention, Row
-from helix_p2p.engine.kv import KvPool, SessionKv
-from helix_p2p.engine.slices import Head, Span, weight_bytes
-from helix_p2p.engine.spec import kv_geometry
-from helix_p2p.engine.torch_engine import EngineConfig
-from helix_p2p.engine.wireformat import DTYPES
-from helix_p2p.errors import OutOfMemory
-from helix_p2p.types import LayerRange, SessionId
+from helix_p2p.engine.torch_engine import EngineConfig, TorchEngine
+from helix_p2p.engine.trial import TrialLayers
+from helix_p2p.errors import ModelError, OutOfMemory
+from helix_p2p.types import LayerRange
 
 DECODE_BATCHES = (1, 4, 8, 32)
 PREFILL_TOKENS = (32, 128)
 CONTEXT_TOKENS = 384
 """Cached positions of each decoding session."""
-BEYOND_CACHE_BYTES = 96 * 1024**2
-"""Larger than most CPUs' last-level cache."""
+CONTEXTS_TOKENS = (128, 1024, 4096)
+"""Of a bench's points against context, as far as the model reaches."""
 BUDGET_S = 0.2
-"""For repeats of one point; the median of at least two and at most ten counts."""
+"""For repeats of one point when a peer joins."""
+BENCH_BUDGET_S = 1.0
 
 Progress = Callable[[int, int], None]
 """Called with (points measured, points in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Seconds per layer of one kind of step.
+
+    Attributes:
+        batch: Sessions, for decode; tokens of the chunk, for prefill.
+        context_tokens: Cached before.
+        layer_s: Seconds per layer.
+    """
+
+    batch: int
+    context_tokens: int
+    layer_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a bench measures besides the speed that is announced.
+
+    Attributes:
+        decode: Against batch and context.
+        prefill: Against chunk and context.
+        head_s: (batch, seconds of final norm, head and choice).
+        load_bytes_per_s: Weights read, checked and put onto the device; None without weights.
+    """
+
+    decode: tuple[Point, ...]
+    prefill: tuple[Point, ...]
+    head_s: tuple[tuple[int, float], ...]
+    load_bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What is remembered.
+
+    Attributes:
+        speed: What is announced.
+        figures: The rest; None after a join or a quick bench.
+    """
+
+    speed: SpeedProfile
+    figures: Figures | None = None
 
 
 def speed_of(
@@ -71,21 +110,58 @@ def speed_of(
         ModelError: The model cannot be served in slices.
         OutOfMemory: The device has no room for a single layer.
     """
-    threads = torch.get_num_threads()
-    key = (manifest.manifest_hash, device_name, config.device, config.dtype, threads)
-    name = codec.sha256(codec.encode((*key, str(torch.__version__), _METHOD))).hex()[:24]
-    path = (cache or Path(platformdirs.user_cache_dir("helix-p2p")) / "speed") / f"{name}.json"
+    path = _place(manifest, config, device_name, cache)
     if (known := _load(path)) is not None:
-        return known
+        return known.speed
     with _one_at_a_time(path.parent):
         if (known := _load(path)) is not None:  # another peer on this machine was first
-            return known
+            return known.speed
         measured = measure_speed(folder, config, progress=progress)
+        _save(path, Measurement(measured))
+    return measured
+
+
+def measurement_of(
+    folder: Path,
+    manifest: Manifest,
+    config: EngineConfig,
+    *,
+    device_name: str,
+    quick: bool = False,
+    again: bool = False,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """All figures, for people; see `speed_of`, whose memory it shares.
+
+    Args:
+        folder: The model's; for the time of loading its weights are read as well.
+        manifest: Of the model.
+        config: How it will be held.
+        device_name: Hardware, as in `Hardware.name`.
+        quick: Only what a join measures.
+        again: Measure even what is remembered.
+        cache: Folder of remembered profiles; in the user's cache folder when None.
+        progress: Told while it measures.
+
+    Raises:
+        ModelError: The model cannot be served in slices.
+        OutOfMemory: The device has no room for a single layer.
+    """
+    path = _place(manifest, config, device_name, cache)
+    with _one_at_a_time(path.parent):
+        known = None if again else _load(path)
+        if known is not None and (quick or known.figures is not None):
+            return known
+        if quick:
+            measured = Measurement(measure_speed(folder, config, progress=progress))
+        else:
+            measured = measure_all(folder, manifest, config, progress=progress)
         _save(path, measured)
     return measured
 
 
-_METHOD = 2
+_METHOD = 3
 """Rises when what is measured changes, so that remembered profiles are measured anew."""
 
 
@@ -93,27 +169,74 @@ def measure_speed(
     folder: Path, config: EngineConfig, *, progress: Progress | None = None
 ) -> SpeedProfile:
     """Measure seconds per layer, and the head's; see `speed_of`."""
-    try:
-        return _measure(_Bench.build(folder, config), progress)
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(f"{config.device} has no room for one layer") from error
+    with _typed_memory(config):
+        trial = TrialLayers.of_folder(folder, config)
+        return _speed(trial, _Steps(len(DECODE_BATCHES) + len(PREFILL_TOKENS) + 1, progress))
 
 
-def _measure(bench: "_Bench", progress: Progress | None) -> SpeedProfile:
-    total = len(DECODE_BATCHES) + len(PREFILL_TOKENS) + 1
-    done = 0
+def measure_all(
+    folder: Path, manifest: Manifest, config: EngineConfig, *, progress: Progress | None = None
+) -> Measurement:
+    """Measure everything with patience; see `measurement_of`."""
+    contexts = [c for c in CONTEXTS_TOKENS if c + max(PREFILL_TOKENS) <= manifest.context_tokens]
+    contexts = contexts or [max(1, manifest.context_tokens // 2)]
+    decode = [(batch, context) for context in contexts for batch in DECODE_BATCHES]
+    prefill = [(size, context) for context in contexts for size in PREFILL_TOKENS]
+    points = 2 * len(DECODE_BATCHES) + len(PREFILL_TOKENS) + 2 + len(decode) + len(prefill)
+    with _typed_memory(config):
+        steps = _Steps(points, progress)
+        trial = TrialLayers.of_folder(folder, config)
+        speed = _speed(trial, steps, BENCH_BUDGET_S)
+        figures = Figures(
+            tuple(
+                Point(batch, context, steps.take(partial(trial.decode_s, batch, context), BUDGET_S))
+                for batch, context in decode
+            ),
+            tuple(
+                Point(size, context, steps.take(partial(trial.prefill_s, size, context), BUDGET_S))
+                for size, context in prefill
+            ),
+            tuple((n, steps.take(partial(trial.head_s, n), BUDGET_S)) for n in DECODE_BATCHES),
+        )
+        del trial
+        load = _load_bytes_per_s(folder, manifest, config)
+        steps.done()
+    return Measurement(speed, replace(figures, load_bytes_per_s=load))
 
-    def step(measure: Callable[[], float]) -> float:
-        nonlocal done
-        seconds = measure()
-        done += 1
-        if progress:
-            progress(done, total)
+
+class _Steps:
+    """Counts what was measured."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._total = total
+        self._done = 0
+        self._progress = progress
+
+    def take(self, measure: Callable[[float], float], budget_s: float) -> float:
+        seconds = measure(budget_s)
+        self.done()
         return seconds
 
-    decode = [(batch, step(lambda b=batch: bench.decode_s(b))) for batch in DECODE_BATCHES]  # type: ignore[misc]
-    prefill = [(size, step(lambda n=size: bench.prefill_s(n))) for size in PREFILL_TOKENS]  # type: ignore[misc]
-    return SpeedProfile(prefill=_rising(prefill), decode=_rising(decode), head_s=step(bench.head_s))
+    def done(self) -> None:
+        self._done += 1
+        if self._progress:
+            self._progress(self._done, self._total)
+
+
+def _speed(trial: TrialLayers, steps: _Steps, budget_s: float | None = None) -> SpeedProfile:
+    budget_s = BUDGET_S if budget_s is None else budget_s
+
+    def points(
+        measure: Callable[[int, int, float], float], sizes: Iterable[int]
+    ) -> tuple[tuple[int, float], ...]:
+        return _rising(
+            [(n, steps.take(partial(measure, n, CONTEXT_TOKENS), budget_s)) for n in sizes]
+        )
+
+    decode = points(trial.decode_s, DECODE_BATCHES)
+    prefill = points(trial.prefill_s, PREFILL_TOKENS)
+    head_s = steps.take(partial(trial.head_s, 1), budget_s)
+    return SpeedProfile(prefill=prefill, decode=decode, head_s=head_s)
 
 
 def _rising(points: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
@@ -124,126 +247,25 @@ def _rising(points: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...
     return tuple(reversed(result))
 
 
-@dataclass(slots=True)
-class _Bench:
-    """Some layers with random weights, ready to run."""
-
-    architecture: Architecture
-    layers: LayerRange
-    span: Span
-    head: Head
-    attention: PackedAttention
-    pool: KvPool
-    dtype: torch.dtype
-    device: torch.device
-
-    @classmethod
-    def build(cls, folder: Path, config: EngineConfig) -> "_Bench":
-        architecture, model = read_architecture(folder)
-        dtype, device = DTYPES[config.dtype], torch.device(config.device)
-        pool = KvPool(kv_geometry(architecture, model, dtype), device)
-        attention = PackedAttention(
-            stock=None if architecture.packed else "eager", latent=architecture.latent
-        )
-        inner = model.get_submodule(architecture.decoder)
-        whole: Any = getattr(inner, architecture.layers)
-        layer = weight_bytes([whole[-1].to(dtype)])
-        # the last layers: the first ones of mixtures of experts are often small dense ones
-        count = min(architecture.layer_count, max(1, -(-BEYOND_CACHE_BYTES // layer)))
-        start = architecture.layer_count - count
-        setattr(inner, architecture.layers, nn.ModuleList(whole[start:]))
-        for name in architecture.before:
-            setattr(inner, name, nn.Identity())
-        shell: Any = model
-        shell.to(dtype).to_empty(device=device)
-        shell.initialize_weights()
-        shell.set_attn_implementation(attention.name)
-        layers = list(getattr(inner, architecture.layers))
-        span = Span(architecture, shell, max(start, 1), layers)
-        pool.capacity_token_layers = 2**62
-        return cls(
-            architecture=architecture,
-            layers=LayerRange(start, architecture.layer_count),
-            span=span,
-            head=Head(architecture, shell.eval()),
-            attention=attention,
-            pool=pool,
-            dtype=dtype,
-            device=device,
-        )
-
-    def decode_s(self, batch: int) -> float:
-        """Seconds per layer of one step of `batch` sessions."""
-        sessions = [SessionId(number.to_bytes(16, "big")) for number in range(batch)]
-        opened = [self._open(session, CONTEXT_TOKENS + 1) for session in sessions]
-        rows = [Row(kv, CONTEXT_TOKENS, 1, number) for number, kv in enumerate(opened)]
-        try:
-            return self._seconds(lambda: self._run(rows)) / len(self.layers)
-        finally:
-            for session in sessions:
-                self.pool.close(session)
-
-    def prefill_s(self, tokens: int) -> float:
-        """Seconds per layer of a chunk in the middle of a prompt."""
-        session = SessionId(bytes(16))
-        rows = [Row(self._open(session, CONTEXT_TOKENS + tokens), CONTEXT_TOKENS, tokens, 0)]
-        try:
-            return self._seconds(lambda: self._run(rows)) / len(self.layers)
-        finally:
-            self.pool.close(session)
-
-    def head_s(self) -> float:
-        """Seconds of final norm, head and the choice of a token."""
-        hidden = torch.randn(1, self.architecture.d_model, device=self.device).to(self.dtype)
-        return self._seconds(lambda: self.head.run(hidden).argmax().item())
-
-    def _open(self, session: SessionId, tokens: int) -> SessionKv:
-        kv = self.pool.open(session, self.layers, tokens)
-        for tensor in (*kv.keys.values(), *kv.values.values()):
-            tensor.zero_()
-        return kv
-
-    def _run(self, rows: list[Row]) -> None:
-        if not self.architecture.packed and len(rows) > 1:
-            for row in rows:
-                self._run([row._replace(offset=0)])
-            return
-        count = sum(row.tokens for row in rows)
-        hidden = torch.randn(1, count, self.architecture.d_model, device=self.device)
-        numbers = [p for row in rows for p in range(row.position, row.position + row.tokens)]
-        mask = None
-        if not self.attention.packed:
-            mask = torch.ones(1, numbers[-1] + 1, dtype=torch.long, device=self.device)
-        self.attention.begin(rows)
-        self.span.run(
-            tokens=None,
-            hidden=hidden.to(self.dtype),
-            positions=torch.tensor([numbers], device=self.device),
-            cache=self.attention,
-            mask=mask,
-        )
-        self.attention.end()
-
-    def _seconds(self, work: Callable[[], object]) -> float:
-        times: list[float] = []
-        with torch.inference_mode():
-            self._timed(work)
-            while len(times) < 2 or (len(times) < 10 and sum(times) < BUDGET_S):
-                times.append(self._timed(work))
-        return statistics.median(times)
-
-    def _timed(self, work: Callable[[], object]) -> float:
-        self._wait()
+def _load_bytes_per_s(folder: Path, manifest: Manifest, config: EngineConfig) -> float | None:
+    """How fast the model's last layer gets from the disk to the device."""
+    last = LayerRange(manifest.layers - 1, manifest.layers)
+    try:
+        engine = TorchEngine(folder, manifest, config)
         began = time.perf_counter()
-        work()
-        self._wait()
-        return time.perf_counter() - began
+        engine.install(engine.prepare(last))
+        taken_s = time.perf_counter() - began
+    except (ModelError, OutOfMemory):
+        return None
+    return engine.weight_bytes / taken_s
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
+
+@contextmanager
+def _typed_memory(config: EngineConfig) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(f"{config.device} has no room for one layer") from error
 
 
 @contextmanager
@@ -260,18 +282,33 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         yield
 
 
-def _load(path: Path) -> SpeedProfile | None:
+def _place(manifest: Manifest, config: EngineConfig, device_name: str, cache: Path | None) -> Path:
+    key = (
+        manifest.manifest_hash,
+        device_name,
+        config.device,
+        config.dtype,
+        config.quantisation,
+        torch.get_num_threads(),
+        str(torch.__version__),
+        _METHOD,
+    )
+    name = codec.sha256(codec.encode(key)).hex()[:24]
+    return (cache or Path(platformdirs.user_cache_dir("helix-p2p")) / "speed") / f"{name}.json"
+
+
+def _load(path: Path) -> Measurement | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=SpeedProfile)
+        return msgspec.json.decode(path.read_bytes(), type=Measurement)
     except (OSError, msgspec.DecodeError, ValueError):
         return None
 
 
-def _save(path: Path, profile: SpeedProfile) -> None:
+def _save(path: Path, measured: Measurement) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(msgspec.json.encode(profile))
+            file.write(msgspec.json.encode(measured))
         os.replace(file.name, path)  # noqa: PTH105
     except OSError:
         return  # it is measured again next time

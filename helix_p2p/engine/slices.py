@@ -20,6 +20,7 @@ from transformers.utils import logging as _transformers_logging
 from helix_p2p.engine.architecture import Absent, Architecture
 from helix_p2p.engine.checkpoint import Checkpoint, layer_of, renumber
 from helix_p2p.engine.packed_linear import PackedLinear, pack
+from helix_p2p.engine.quantised import Quantisation, quantise, resident_bytes
 from helix_p2p.errors import ModelError, OutOfMemory
 
 GROUPS = 8
@@ -55,6 +56,7 @@ def load_slice(
     dtype: torch.dtype,
     device: torch.device,
     attention: str,
+    quantisation: Quantisation = Quantisation.NONE,
 ) -> LoadedSlice:
     """Read layers and, where wanted, the ends.
 
@@ -67,6 +69,7 @@ def load_slice(
         dtype: To hold the weights in.
         device: To hold them on.
         attention: Name of the attention function.
+        quantisation: How the layers' matrices are held.
 
     Raises:
         ModelError: The checkpoint does not fit its configuration, or holds numbers that are not.
@@ -86,6 +89,8 @@ def load_slice(
         model = _fill(architecture, group, state, has_start, has_end, dtype, attention)
         _settle(model, {tensor.untyped_storage().data_ptr() for tensor in stored.values()}, device)
         inner = model.get_submodule(architecture.decoder)
+        for layer in getattr(inner, architecture.layers):
+            quantise(layer, quantisation)
         layers.update(zip(group, getattr(inner, architecture.layers), strict=True))
         setattr(inner, architecture.layers, nn.ModuleList())
         return model
@@ -108,6 +113,8 @@ def weight_bytes(modules: Sequence[nn.Module]) -> int:
         for part in module.modules():
             if isinstance(part, PackedLinear):
                 sizes[id(part), 0] = part.weight_bytes
+            elif beside := resident_bytes(part):
+                sizes[id(part), 0] = beside
         for parameter in module.parameters():
             storage = parameter.untyped_storage()
             sizes[storage.data_ptr(), storage.nbytes()] = storage.nbytes()

@@ -15,11 +15,16 @@ from helix_p2p.cluster.manifest import Manifest
 from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.engine.architecture import Architecture
 from helix_p2p.engine.kv import KvGeometry
+from helix_p2p.engine.quantised import Quantisation, quantised_bytes
 from helix_p2p.errors import ModelError
 
 
 def spec_of(
-    manifest: Manifest, architecture: Architecture, model: nn.Module, dtype: torch.dtype
+    manifest: Manifest,
+    architecture: Architecture,
+    model: nn.Module,
+    dtype: torch.dtype,
+    quantisation: Quantisation = Quantisation.NONE,
 ) -> ModelSpec:
     """Sizes of the model when held in `dtype`.
 
@@ -28,6 +33,10 @@ def spec_of(
         architecture: Of the model.
         model: The whole model on the meta device.
         dtype: Of weights, KV cache and activations.
+        quantisation: How the layers' matrices are held.
+
+    Raises:
+        ModelError: The layers cannot be quantised.
     """
     inner = model.get_submodule(architecture.decoder)
     size = dtype.itemsize
@@ -41,7 +50,7 @@ def spec_of(
         d_model=architecture.d_model,
         vocab_size=manifest.vocab_size,
         context_tokens=manifest.context_tokens,
-        layer_bytes=max(_numel(layer) for layer in layers) * size,
+        layer_bytes=max(quantised_bytes(layer, quantisation, dtype) for layer in layers),
         embedding_bytes=sum(_numel(getattr(inner, name)) for name in architecture.before) * size,
         head_bytes=sum(p.numel() for p in head.values()) * size,
         kv_bytes_per_token=kv_geometry(architecture, model, dtype).bytes_per_token,

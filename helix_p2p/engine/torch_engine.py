@@ -17,11 +17,13 @@ from torch import nn
 from helix_p2p.cluster.manifest import Manifest
 from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.engine.architecture import Absent, read_architecture
-from helix_p2p.engine.attention import PackedAttention, Row
+from helix_p2p.engine.attention import Row
 from helix_p2p.engine.checkpoint import open_checkpoint
 from helix_p2p.engine.contract import PreparedLayers, StepResult, StepRow
 from helix_p2p.engine.kv import KvPool
 from helix_p2p.engine.packed_linear import PackedLinear
+from helix_p2p.engine.quantised import Quantisation
+from helix_p2p.engine.runner import Runner
 from helix_p2p.engine.sampling import sample
 from helix_p2p.engine.slices import Head, LoadedSlice, Span, load_slice, weight_bytes
 from helix_p2p.engine.spec import kv_geometry, spec_of
@@ -44,11 +46,13 @@ class EngineConfig:
         memory_bytes: For weights and KV cache together.
         device: As torch names it: `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `f32`, `bf16` or `f16`; of weights, KV cache and activations.
+        quantisation: How the layers' matrices are held instead.
     """
 
     memory_bytes: int
     device: str = "cpu"
     dtype: str = "f32"
+    quantisation: Quantisation = Quantisation.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +82,8 @@ class TorchEngine:
         self._device = torch.device(config.device)
         self._architecture, whole = read_architecture(folder)
         self._checkpoint = open_checkpoint(folder)
-        self._spec = spec_of(manifest, self._architecture, whole, self._dtype)
-        self._attention = PackedAttention(
-            stock=None if self._architecture.packed else "eager", latent=self._architecture.latent
-        )
+        self._spec = spec_of(manifest, self._architecture, whole, self._dtype, config.quantisation)
+        self._runner = Runner(self._architecture, self._device)
         self._pool = KvPool(kv_geometry(self._architecture, whole, self._dtype), self._device)
         self._layers: dict[int, nn.Module] = {}
         self._shell: nn.Module | None = None
@@ -147,7 +149,8 @@ class TorchEngine:
             end=end,
             dtype=self._dtype,
             device=self._device,
-            attention=self._attention.name,
+            attention=self._runner.attention_name,
+            quantisation=self._config.quantisation,
         )
         return Prepared(layers, loaded)
 
@@ -269,7 +272,7 @@ class TorchEngine:
             with torch.inference_mode():
                 ids = self._ids(layers, tokens, count)
                 states = self._states(layers, hidden, count)
-                out = self._run(span, packed, ids, states)
+                out = self._runner.run(span, packed, ids, states)
                 for row in packed:
                     row.kv.length = max(row.kv.length, row.position + row.tokens)
                 if layers.end < self._spec.layers:
@@ -334,35 +337,6 @@ class TorchEngine:
             raise PoisonedActivation(f"activations {given}, not {shape}")
         check_finite(hidden)
         return hidden.to(self._device, self._dtype)[None]
-
-    def _run(
-        self,
-        span: Span,
-        packed: list[Row],
-        ids: torch.Tensor | None,
-        states: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """`[N, d_model]` for all rows."""
-        if not self._architecture.packed and len(packed) > 1:
-            parts = []
-            for row in packed:
-                part = slice(row.offset, row.offset + row.tokens)
-                ids_part = None if ids is None else ids[:, part]
-                states_part = None if states is None else states[:, part]
-                parts.append(self._run(span, [row._replace(offset=0)], ids_part, states_part))
-            return torch.cat(parts)
-        numbers = [p for row in packed for p in range(row.position, row.position + row.tokens)]
-        positions = torch.tensor(numbers, dtype=torch.long, device=self._device)[None]
-        mask = None
-        if not self._attention.packed:
-            mask = torch.ones(1, numbers[-1] + 1, dtype=torch.long, device=self._device)
-        self._attention.begin(packed)
-        try:
-            cache = self._attention
-            out = span.run(tokens=ids, hidden=states, positions=positions, cache=cache, mask=mask)
-        finally:
-            self._attention.end()
-        return out[0]
 
     def _choose(
         self, rows: Sequence[StepRow], packed: Sequence[Row], out: torch.Tensor

@@ -63,6 +63,7 @@ class PeerConfig:
         model: Folder or `org/name`; None takes the invite's.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `auto`, `float32`, `bfloat16`, `float16`.
+        quantisation: `none`, `int8`, `nf4`: how the layers' matrices are held.
         memory_bytes: For weights and KV cache; None takes what the device has free.
         uplink_bytes_per_s: A limit that the person set; None measures.
         public_name: For dashboards.
@@ -78,6 +79,7 @@ class PeerConfig:
     model: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    quantisation: str = "none"
     memory_bytes: int | None = None
     uplink_bytes_per_s: float | None = None
     public_name: str = ""

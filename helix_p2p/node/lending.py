@@ -1,10 +1,10 @@
 """What this machine lends: a device, its memory, an engine for the model, and how fast that is.
 
 The planner counts memory in the model's own dtype, so that all peers mean the same by a layer's
-bytes; a peer that holds the model in another dtype announces as much memory as it is worth (half as
-much in float32 where the model is in bfloat16).
-
-Always: what is announced was measured on this device with this model's shapes.
+bytes; a peer that holds the model in other numbers announces as much memory as it is worth (half as
+much in float32 where the model is in bfloat16, nearly four times as much in nf4). Always: what is
+announced was measured on this device with this model's shapes; whatever range the planner finds to
+fit into the announced memory fits into the real one.
 """
 
 import json
@@ -19,6 +19,7 @@ from helix_p2p.cluster.profile import SpeedProfile
 from helix_p2p.engine.architecture import read_architecture
 from helix_p2p.engine.hardware import Hardware, find_hardware
 from helix_p2p.engine.profile import speed_of
+from helix_p2p.engine.quantised import Quantisation, check_computable
 from helix_p2p.engine.spec import spec_of
 from helix_p2p.engine.torch_engine import EngineConfig, TorchEngine
 from helix_p2p.engine.wireformat import DTYPES
@@ -35,7 +36,7 @@ class Loan:
     Attributes:
         engine: Nothing loaded yet.
         hardware: The device.
-        dtype: `f32`, `bf16` or `f16`; what the engine computes in.
+        held_in: `f32`, `bf16`, `f16`, or that with `int8` or `nf4` weights, for people.
         spec: The model's sizes in its own dtype, the same on every peer.
         memory_bytes: As announced, in the model's own dtype.
         budget_bytes: As it is on this device.
@@ -44,7 +45,7 @@ class Loan:
 
     engine: TorchEngine
     hardware: Hardware
-    dtype: str
+    held_in: str
     spec: ModelSpec
     memory_bytes: int
     budget_bytes: int
@@ -55,8 +56,31 @@ def lend(config: PeerConfig, folder: Path, manifest: Manifest) -> Loan:
     """Find the device, make an engine for the model, measure it; takes seconds the first time.
 
     Raises:
-        ConfigError: The device that was asked for is not there, or it has less memory.
-        ModelError: The model cannot be served.
+        ConfigError: The device that was asked for is not there, has less memory, or cannot compute
+            in this dtype or with these weights.
+        ModelError: The model cannot be served, or not quantised.
+    """
+    hardware, engine_config = choose_device(config)
+    engine = TorchEngine(folder, manifest, engine_config)
+    spec = swarm_spec(folder, manifest)
+    budget = engine_config.memory_bytes
+    speed = speed_of(folder, manifest, engine_config, device_name=hardware.name)
+    return Loan(
+        engine=engine,
+        hardware=hardware,
+        held_in=held_in(engine_config),
+        spec=spec,
+        memory_bytes=worth_bytes(budget, engine.spec, spec),
+        budget_bytes=budget,
+        speed=speed,
+    )
+
+
+def choose_device(config: PeerConfig) -> tuple[Hardware, EngineConfig]:
+    """The device, and how the model will be held on it.
+
+    Raises:
+        ConfigError: As `lend`.
     """
     if config.torch_threads is not None:
         torch.set_num_threads(config.torch_threads)
@@ -69,12 +93,37 @@ def lend(config: PeerConfig, folder: Path, manifest: Manifest) -> Loan:
             f"{hardware.name}",
             hint="lower --max-memory",
         )
-    engine_config = EngineConfig(budget, hardware.device, dtype)
-    engine = TorchEngine(folder, manifest, engine_config)
-    spec = swarm_spec(folder, manifest)
-    worth = DTYPES[own_dtype(folder)].itemsize / DTYPES[dtype].itemsize
-    speed = speed_of(folder, manifest, engine_config, device_name=hardware.name)
-    return Loan(engine, hardware, dtype, spec, int(budget * worth), budget, speed)
+    quantisation = Quantisation(config.quantisation)
+    check_computable(hardware.device, DTYPES[dtype], quantisation)
+    return hardware, EngineConfig(budget, hardware.device, dtype, quantisation)
+
+
+def held_in(config: EngineConfig) -> str:
+    """`bf16`, or `bf16 with int8 weights`."""
+    if config.quantisation is Quantisation.NONE:
+        return config.dtype
+    return f"{config.dtype} with {config.quantisation} weights"
+
+
+def worth_bytes(budget_bytes: int, held: ModelSpec, own: ModelSpec) -> int:
+    """A budget in the bytes of the model's own dtype.
+
+    For a range with or without either end, `own` bytes of layers fit into the result only where
+    `held` bytes of them fit into the budget; the least of the four counts.
+
+    Args:
+        budget_bytes: On this device.
+        held: The model's sizes as held here.
+        own: Its sizes in its own dtype.
+    """
+    rate = own.layer_bytes / held.layer_bytes
+    worth = []
+    for start in (0, 1):
+        for end in (0, 1):
+            here = start * held.embedding_bytes + end * held.head_bytes
+            there = start * own.embedding_bytes + end * own.head_bytes
+            worth.append((budget_bytes - here) * rate + there)
+    return max(0, int(min(worth)))
 
 
 def swarm_spec(folder: Path, manifest: Manifest) -> ModelSpec:

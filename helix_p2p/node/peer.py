@@ -161,7 +161,7 @@ class PeerNode:
             detail=self._detail or self._why_not_serving(),
             addresses=tuple(self.here.transport.addresses),
             device=self.loan.hardware.name,
-            dtype=self.loan.dtype,
+            dtype=self.loan.held_in,
             memory_bytes=self.loan.budget_bytes,
             holds=(min(held), max(held) + 1) if held else None,
             to_hold=(to_hold.start, to_hold.end) if to_hold else None,
@@ -397,12 +397,12 @@ def _measured(loan: Loan) -> NodeEvent:
     """What this machine lends, for people."""
     decode_s = loan.speed.decode_s(1)
     text = (
-        f"{loan.hardware.name}, {loan.budget_bytes / 1e9:.1f} GB in {loan.dtype}, "
+        f"{loan.hardware.name}, {loan.budget_bytes / 1e9:.1f} GB in {loan.held_in}, "
         f"{decode_s * 1e3:.2f} ms per layer and token"
     )
     data = {
         "device": loan.hardware.name,
-        "dtype": loan.dtype,
+        "dtype": loan.held_in,
         "memory_bytes": loan.budget_bytes,
         "decode_s_per_layer": decode_s,
     }

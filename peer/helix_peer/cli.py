@@ -7,8 +7,9 @@ command that needs it, so `--help` answers at once.
 import asyncio
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -25,6 +26,38 @@ from helix_p2p.cli.units import RateParam, SizeParam
 from helix_p2p.errors import ConfigError, InviteError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTISATIONS = ("none", "int8", "nf4")
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+def device_options(command: C) -> C:
+    """How the model is held: the same words for what joins and what measures."""
+    options = (
+        click.option(
+            "--max-memory",
+            type=SizeParam(),
+            help="Most memory for weights and KV cache, e.g. 8GB. "
+            "By default what the device has free.",
+        ),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="auto, cpu, cuda, cuda:1 (also for ROCm) or mps.",
+        ),
+        click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True),
+        click.option(
+            "--quantization",
+            type=click.Choice(QUANTISATIONS),
+            default="none",
+            show_default=True,
+            help="Hold the layers in fewer bits; nf4 needs helix-p2p[nf4].",
+        ),
+        click.option("--threads", type=click.IntRange(min=1), help="CPU threads for the engine."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.group(
@@ -57,24 +90,12 @@ def _flat(groups: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
     metavar="FOLDER-OR-ID",
     help="Where the weights are: a model's folder or org/name. By default the invite's model.",
 )
-@click.option(
-    "--max-memory",
-    type=SizeParam(),
-    help="Most memory for weights and KV cache, e.g. 8GB. By default what the device has free.",
-)
+@device_options
 @click.option(
     "--max-upload",
     type=RateParam(),
     help="Most upload that plans may count on, e.g. 20Mbit/s. By default it is measured.",
 )
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="auto, cpu, cuda, cuda:1 (also for ROCm) or mps.",
-)
-@click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads for the engine.")
 @click.option("--public-name", default="", help="What dashboards call this peer.")
 @click.option("--no-planning", is_flag=True, help="Never stand for election as planner.")
 @network_options(default_port=0)
@@ -89,6 +110,7 @@ def join(
     max_upload: float | None,
     device: str,
     dtype: str,
+    quantization: str,
     threads: int | None,
     public_name: str,
     no_planning: bool,
@@ -124,6 +146,7 @@ def join(
             model=model,
             device=device,
             dtype=dtype,
+            quantisation=quantization,
             memory_bytes=max_memory,
             uplink_bytes_per_s=max_upload,
             public_name=public_name,
@@ -164,6 +187,45 @@ def check_way_in(invite: str | None, bootstrap: tuple[str, ...], model: str | No
                 f"this invite is only for {', '.join(granted.roles)}",
                 hint="ask the swarm's operator for one with the role peer",
             )
+
+
+@cli.command()
+@click.option("-m", "--model", required=True, metavar="FOLDER-OR-ID", help="The model.")
+@device_options
+@click.option("--quick", is_flag=True, help="Only what joining measures: seconds.")
+@click.option("--again", is_flag=True, help="Measure even what is remembered.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--verbose", is_flag=True, help="Show the trace when something fails.")
+def bench(
+    model: str,
+    max_memory: int | None,
+    device: str,
+    dtype: str,
+    quantization: str,
+    threads: int | None,
+    quick: bool,
+    again: bool,
+    as_json: bool,
+    **_: Any,
+) -> None:
+    """Measure this machine with a model.
+
+    Seconds per layer against batch and context, the head, loading, KV room, and T(k), tokens per
+    second with k layers: what plans count on. It is remembered, and the next join announces it.
+    """
+    from helix_p2p.node.config import PeerConfig
+    from helix_peer import bench as measuring
+
+    config = PeerConfig(
+        state_dir=Path(),
+        device=device,
+        dtype=dtype,
+        quantisation=quantization,
+        memory_bytes=max_memory,
+        torch_threads=threads,
+    )
+    result = measuring.bench(config, model, quick=quick, again=again)
+    measuring.print_bench(result, as_json=as_json)
 
 
 @cli.command()

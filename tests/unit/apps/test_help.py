@@ -14,6 +14,7 @@ COMMANDS = [
     ["helix_peer.cli"],
     ["helix_peer.cli", "join"],
     ["helix_peer.cli", "status"],
+    ["helix_peer.cli", "bench"],
     ["helix_peer.cli", "doctor"],
     ["helix_bootstrap.cli"],
     ["helix_bootstrap.cli", "run"],

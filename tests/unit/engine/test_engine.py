@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from helix_p2p.engine.contract import SampleRequest, StepRow
+from helix_p2p.engine.contract import StepRow
 from helix_p2p.engine.slices import load_slice
 from helix_p2p.engine.torch_engine import EngineConfig, TorchEngine
 from helix_p2p.engine.wireformat import from_bytes, to_bytes
@@ -20,9 +20,8 @@ from helix_p2p.errors import (
     PromptTooLong,
     ProtocolError,
 )
-from helix_p2p.session.messages import Sampling
 from helix_p2p.types import LayerRange
-from tests.unit.engine.tiny import LAYERS, Chain, make_model, manifest_of, session
+from tests.unit.engine.tiny import LAYERS, Chain, make_model, manifest_of, row, session
 
 WHOLE = LayerRange(0, LAYERS)
 
@@ -38,11 +37,6 @@ def engine_of(folder: Path, layers: LayerRange = WHOLE, memory_bytes: int = 1 <<
     engine = TorchEngine(folder, manifest_of(folder), EngineConfig(memory_bytes))
     engine.install(engine.prepare(layers))
     return engine
-
-
-def row(number: int, position: int, count: int, *, wanted: bool = False) -> StepRow:
-    wish = SampleRequest(Sampling(), position + count) if wanted else None
-    return StepRow(session(number), position, count, wish)
 
 
 # ── layers ─────────────────────────────────────────────────────────────────────────────────────
@@ -242,7 +236,7 @@ def test_poisoned_activations_are_refused(folder: Path, hidden: torch.Tensor | N
 @pytest.mark.parametrize("dtype", ["bf16", "f16"])
 def test_half_precision_stays_near_float32(folder: Path, dtype: str) -> None:
     stages = [((0, 3), (0, 3)), ((3, 6), (3, 6))]
-    exact, rough = Chain(folder, stages), Chain(folder, stages, dtype)
+    exact, rough = Chain(folder, stages), Chain(folder, stages, EngineConfig(1 << 30, dtype=dtype))
     for chain in (exact, rough):
         chain.open(session(1))
     tokens = [5, 6, 7, 8]

@@ -54,3 +54,44 @@ def test_the_cpu_is_always_found() -> None:
 def test_a_device_that_is_not_there_is_refused(wanted: str) -> None:
     with pytest.raises(ConfigError):
         find_hardware(wanted)
+
+
+def test_a_bench_measures_the_rest_and_sharpens_the_next_join(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    make_model("Llama", folder)
+    for budget in ("BUDGET_S", "BENCH_BUDGET_S"):
+        monkeypatch.setattr(profile, budget, 0.001)
+    manifest, config = manifest_of(folder), EngineConfig(1 << 30)
+    given = {"device_name": "a CPU", "cache": tmp_path / "speed"}
+    told: list[tuple[int, int]] = []
+    quick = profile.measurement_of(folder, manifest, config, quick=True, **given)
+    assert quick.figures is None
+    whole = profile.measurement_of(
+        folder, manifest, config, progress=lambda *at: told.append(at), **given
+    )
+    assert told[-1][0] == told[-1][1] == len(told)
+    figures = whole.figures
+    assert figures is not None
+    assert {point.context_tokens for point in figures.decode} == {128}  # the context is 256
+    assert all(point.layer_s > 0 for point in (*figures.decode, *figures.prefill))
+    assert figures.load_bytes_per_s is not None
+    assert figures.load_bytes_per_s > 0
+    monkeypatch.setattr(profile, "measure_speed", lambda *_, **__: pytest.fail("measured again"))
+    assert profile.speed_of(folder, manifest, config, **given) == whole.speed
+    assert profile.measurement_of(folder, manifest, config, quick=True, **given) == whole
+
+
+def test_measuring_again_replaces_what_was_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    make_model("Llama", folder)
+    monkeypatch.setattr(profile, "BUDGET_S", 0.001)
+    manifest, config = manifest_of(folder), EngineConfig(1 << 30)
+    given = {"device_name": "a CPU", "cache": tmp_path / "speed", "quick": True}
+    first = profile.measurement_of(folder, manifest, config, **given)
+    again = profile.measurement_of(folder, manifest, config, again=True, **given)
+    assert again.speed != first.speed
+    assert profile.measurement_of(folder, manifest, config, **given) == again

@@ -9,9 +9,10 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from helix_p2p.cluster.manifest import Manifest
-from helix_p2p.engine.contract import StepRow
+from helix_p2p.engine.contract import SampleRequest, StepRow
 from helix_p2p.engine.manifest import read_manifest
 from helix_p2p.engine.torch_engine import EngineConfig, TorchEngine
+from helix_p2p.session.messages import Sampling
 from helix_p2p.types import LayerRange, SessionId
 
 VOCAB = 97
@@ -108,6 +109,9 @@ def manifest_of(folder: Path) -> Manifest:
     return read_manifest(folder, cache=folder / "hashes")
 
 
+EVERYTHING_FITS = EngineConfig(1 << 30)
+
+
 class Chain:
     """Engines one after another, as a pipeline runs them."""
 
@@ -115,13 +119,13 @@ class Chain:
         self,
         folder: Path,
         stages: Sequence[tuple[tuple[int, int], tuple[int, int]]],
-        dtype: str = "f32",
+        config: EngineConfig = EVERYTHING_FITS,
     ) -> None:
         """`stages`: what each engine holds, and what of it the pipeline runs."""
         manifest = manifest_of(folder)
         self.stages = []
         for held, run in stages:
-            engine = TorchEngine(folder, manifest, EngineConfig(1 << 30, dtype=dtype))
+            engine = TorchEngine(folder, manifest, config)
             engine.install(engine.prepare(LayerRange(*held)))
             self.stages.append((engine, LayerRange(*run)))
 
@@ -148,3 +152,8 @@ class Chain:
 
 def session(number: int) -> SessionId:
     return SessionId(number.to_bytes(16, "big"))
+
+
+def row(number: int, position: int, count: int, *, wanted: bool = False) -> StepRow:
+    wish = SampleRequest(Sampling(), position + count) if wanted else None
+    return StepRow(session(number), position, count, wish)
