@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from helix_p2p.engine.memory import is_out_of_memory
 from helix_p2p.errors import Busy, ProtocolError
 from helix_p2p.routing.admission import BLOCK_TOKENS
 from helix_p2p.types import LayerRange, SessionId
@@ -129,7 +130,9 @@ class KvPool:
                 dtype=self.geometry.dtype,
                 device=self.device,
             )
-        except RuntimeError as error:  # torch's OutOfMemoryError is one; the CPU raises it bare
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             self.capacity_token_layers = self._used
             raise Busy(f"the device refused {wanted} token-layers of KV cache") from error
         opened = self._carve(storage, layers, tokens)

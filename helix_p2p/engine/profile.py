@@ -23,6 +23,7 @@ import torch
 from helix_p2p import codec
 from helix_p2p.cluster.manifest import Manifest
 from helix_p2p.cluster.profile import SpeedProfile
+from helix_p2p.engine.memory import is_out_of_memory
 from helix_p2p.engine.torch_engine import EngineConfig, TorchEngine
 from helix_p2p.engine.trial import TrialLayers
 from helix_p2p.errors import ModelError, OutOfMemory
@@ -264,7 +265,9 @@ def _load_bytes_per_s(folder: Path, manifest: Manifest, config: EngineConfig) ->
 def _typed_memory(config: EngineConfig) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfMemory(f"{config.device} has no room for one layer") from error
 
 

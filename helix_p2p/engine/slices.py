@@ -19,6 +19,7 @@ from transformers.utils import logging as _transformers_logging
 
 from helix_p2p.engine.architecture import Absent, Architecture
 from helix_p2p.engine.checkpoint import Checkpoint, layer_of, renumber
+from helix_p2p.engine.memory import is_out_of_memory
 from helix_p2p.engine.packed_linear import PackedLinear, pack
 from helix_p2p.engine.quantised import Quantisation, quantise, resident_bytes
 from helix_p2p.errors import ModelError, OutOfMemory
@@ -99,7 +100,9 @@ def load_slice(
         shell = load(groups[0], ends=True)
         for group in groups[1:]:
             load(group, ends=False)
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfMemory(f"no memory for {len(indices)} layers on {device}") from error
     for name in architecture.head if end else ():
         shell.set_submodule(name, pack(shell.get_submodule(name)))
@@ -196,7 +199,7 @@ def _fill(
             output_loading_info=True,
         )
     except (RuntimeError, ValueError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         raise ModelError(f"the weights do not fit the configuration: {error}") from error
     finally:

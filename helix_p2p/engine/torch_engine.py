@@ -3,7 +3,8 @@
 Implements `contract.Engine`. A step packs all its rows into one sequence (attention.py), so prefill
 chunks and decode steps of any number of sessions cost one pass over the weights. Always: checks
 come before anything is computed, so a refused step changes nothing; layers that stay are never read
-again; what is announced as KV room is the memory budget minus the weights really held.
+again; what is announced as KV room is the memory budget minus the weights really held, and minus
+what steps were found to need beside it.
 """
 
 import math
@@ -21,6 +22,7 @@ from helix_p2p.engine.attention import Row
 from helix_p2p.engine.checkpoint import open_checkpoint
 from helix_p2p.engine.contract import PreparedLayers, StepResult, StepRow
 from helix_p2p.engine.kv import KvPool
+from helix_p2p.engine.memory import is_out_of_memory, release_cached
 from helix_p2p.engine.packed_linear import PackedLinear
 from helix_p2p.engine.quantised import Quantisation
 from helix_p2p.engine.runner import Runner
@@ -36,6 +38,9 @@ from helix_p2p.errors import (
     ProtocolError,
 )
 from helix_p2p.types import LayerRange, SessionId
+
+HELD_BACK_PARTS = 16
+"""A step that found no memory costs the KV cache this part of the budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,8 @@ class TorchEngine:
         self._start = self._end = False
         self._spans: dict[LayerRange, Span] = {}
         self._head: Head | None = None
+        self._held_back_bytes = 0
+        self._steps_are_fine = True
 
     @property
     def spec(self) -> ModelSpec:
@@ -214,12 +221,31 @@ class TorchEngine:
         return inner + architecture.head
 
     def _layers_changed(self) -> None:
+        self._held_back_bytes = 0
         self._spans.clear()
         self._head = None
         if self._shell is not None and self._end:
             self._head = Head(self._architecture, self._shell)
-        free = self._config.memory_bytes - self.weight_bytes if self._layers else 0
+        self._set_capacity()
+
+    def _set_capacity(self) -> None:
+        free = 0
+        if self._layers:
+            free = self._config.memory_bytes - self.weight_bytes - self._held_back_bytes
         self._pool.capacity_token_layers = max(0, free) // self._spec.kv_bytes_per_token
+
+    def _hold_back(self) -> None:
+        """A step found no memory: leave it more from now on, until layers come or go.
+
+        Repeats of the same step, in halves, count as one.
+        """
+        if self._steps_are_fine:
+            self._steps_are_fine = False
+            more = self._config.memory_bytes // HELD_BACK_PARTS
+            most = self._config.memory_bytes // 2
+            self._held_back_bytes = min(most, self._held_back_bytes + more)
+            self._set_capacity()
+        release_cached(self._device)
 
     # ── sessions ───────────────────────────────────────────────────────────────────────────────
 
@@ -273,6 +299,7 @@ class TorchEngine:
                 ids = self._ids(layers, tokens, count)
                 states = self._states(layers, hidden, count)
                 out = self._runner.run(span, packed, ids, states)
+                self._steps_are_fine = True
                 for row in packed:
                     row.kv.length = max(row.kv.length, row.position + row.tokens)
                 if layers.end < self._spec.layers:
@@ -280,10 +307,11 @@ class TorchEngine:
                     check_finite(out)  # float16 may overflow; the next stage must not get it
                     return StepResult(out)
                 return StepResult(None, self._choose(rows, packed, out))
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                raise OutOfMemory(f"no memory for a batch of {count} tokens") from error
-            raise
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._hold_back()
+            raise OutOfMemory(f"no memory for a batch of {count} tokens") from error
 
     def _span(self, layers: LayerRange) -> Span:
         span = self._spans.get(layers)

@@ -17,9 +17,11 @@ from typing import Protocol
 
 from helix_p2p.engine.contract import Engine, StepResult
 from helix_p2p.errors import (
+    Busy,
     CapacityError,
     HelixError,
     NetworkError,
+    OutOfMemory,
     PeerLost,
     PoisonedActivation,
     ProtocolError,
@@ -390,7 +392,11 @@ class Serving:
 
     def _step_failed(self, step: RunStep[RowPayload], error: BaseException) -> None:
         log.warning("a step of %d sessions failed: %s", len(step.rows), error, exc_info=error)
-        self._do(self._stage.on_step_failed(_typed(error)))
+        typed = _typed(error)
+        if isinstance(typed, OutOfMemory):  # the engine keeps more room for steps from now on
+            self._ledger.resize(self._engine.kv_capacity_token_layers)
+            typed = Busy(typed.message, retry_after_s=1.0)
+        self._do(self._stage.on_step_failed(typed))
 
 
 def _typed(error: BaseException) -> HelixError:

@@ -354,3 +354,78 @@ def test_a_slice_that_overflows_says_so(folder: Path) -> None:
                 module.mlp.down_proj.weight.fill_(6e4)  # type: ignore[union-attr, operator]
         with pytest.raises(PoisonedActivation):
             engine.step(part, [row(1, 0, 2, wanted=part == layers)], hidden=torch.ones(2, 32))
+
+
+# ── memory that is not there ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+        MemoryError(),
+    ],
+)
+def test_a_step_without_memory_is_typed_and_costs_kv_room_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    engine = engine_of(folder, memory_bytes=400_000)
+    engine.open(session(1), WHOLE, 16)
+    room = engine.kv_capacity_token_layers
+    run, failing = engine._runner.run, True
+
+    def fails(*given):  # type: ignore[no-untyped-def]
+        if failing:
+            raise error
+        return run(*given)
+
+    monkeypatch.setattr(engine._runner, "run", fails)
+    for _ in range(3):  # the stage tries again in halves
+        with pytest.raises(OutOfMemory):
+            engine.step(WHOLE, [row(1, 0, 2)], tokens=[3, 4])
+    smaller = engine.kv_capacity_token_layers
+    assert smaller == room - -(-(400_000 // 16) // engine.spec.kv_bytes_per_token)
+    assert engine.length(session(1)) == 0
+    failing = False
+    assert engine.step(WHOLE, [row(1, 0, 2, wanted=True)], tokens=[3, 4]).tokens[0] is not None
+    engine.retain(LayerRange(0, 2))
+    engine.install(engine.prepare(WHOLE))
+    assert engine.kv_capacity_token_layers == room
+
+
+def test_an_error_that_is_not_about_memory_stays_what_it_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(folder)
+    engine.open(session(1), WHOLE, 16)
+    monkeypatch.setattr(
+        engine._runner, "run", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ"))
+    )
+    room = engine.kv_capacity_token_layers
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        engine.step(WHOLE, [row(1, 0, 2)], tokens=[3, 4])
+    assert engine.kv_capacity_token_layers == room
+
+
+def test_a_real_refusal_by_the_allocator_is_typed_and_the_engine_lives(folder: Path) -> None:
+    engine = engine_of(folder, LayerRange(3, 6), memory_bytes=1 << 50)
+    with pytest.raises(Busy, match="device refused"):  # 2^50 bytes: no machine has them
+        engine._pool.open(session(1), LayerRange(3, 6), 1 << 40)
+    assert engine.kv_capacity_token_layers == engine.kv_used_token_layers == 0
+    with pytest.raises(Busy):
+        engine.open(session(1), LayerRange(3, 6), 16)
+
+
+def test_a_load_that_finds_no_memory_is_typed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    engine = engine_of(folder, LayerRange(0, 2))
+    monkeypatch.setattr("helix_p2p.engine.slices._settle", no_room)
+    with pytest.raises(OutOfMemory, match="no memory for 4 layers"):
+        engine.prepare(WHOLE)
+    assert engine.held == {0, 1}

@@ -8,7 +8,7 @@ import torch
 
 from helix_p2p.engine.contract import StepResult
 from helix_p2p.engine.wireformat import to_bytes
-from helix_p2p.errors import Busy, NotServing, PeerLost
+from helix_p2p.errors import Busy, NotServing, OutOfMemory, PeerLost
 from helix_p2p.node.compute import ComputeThread
 from helix_p2p.node.config import ServingLimits
 from helix_p2p.node.serving import CONGESTED_BYTES, Serving
@@ -211,3 +211,21 @@ async def test_bug_in_what_the_engine_calls_back_comes_out_of_watch(stage):
     async with asyncio.timeout(5):
         with pytest.raises(KeyError):
             await stage.compute.watch()
+
+
+async def test_a_step_without_memory_is_busy_and_leaves_less_room():
+    stage = Stage()
+
+    def step(*_given, **_more):
+        stage.engine.kv_capacity_token_layers = 9_000
+        raise OutOfMemory("no memory for a batch of 1 tokens")
+
+    stage.engine.step = step
+    stage.open(ONE)
+    stage.forward(ONE)
+    await stage.settle()
+    ((to, failed),) = stage.links.of(StageFailed)
+    assert (to, failed.peer, failed.failure.code) == (ENTRY, ME, "busy")
+    assert stage.serving.ledger.capacity_token_layers == 9_000
+    assert stage.serving.ledger.used_token_layers == 0
+    await stage.compute.close()
