@@ -43,7 +43,8 @@ TICK_S = 0.2
 PLAN_DEADLINE_S = 1.0
 PLAN_DEADLINE_MOST_S = 10.0
 PLAN_DEADLINE_S_PER_PEER = 0.05
-"""A few peers are planned well in a second, while requests may wait for the plan after a loss."""
+HURRY = 0.25
+"""Of the deadline, when layers have lost their last holder: requests wait for the plan."""
 
 Solve = Callable[[Snapshot, Placement | None, Callable[[], bool]], Placement]
 
@@ -67,12 +68,26 @@ def now() -> Now:
 def solve(snapshot: Snapshot, live: Placement | None, cancelled: Callable[[], bool]) -> Placement:
     """The planner's job with this node's deadline; runs in a thread."""
     deadline_s = PLAN_DEADLINE_S + len(snapshot.peers) * PLAN_DEADLINE_S_PER_PEER
+    if live is not None and not covers(snapshot, live):
+        deadline_s *= HURRY
     options = PlanOptions(
         deadline_s=min(deadline_s, PLAN_DEADLINE_MOST_S),
         clock=time.monotonic,
         cancelled=cancelled,
     )
     return plan(snapshot, options, live)
+
+
+def covers(snapshot: Snapshot, live: Placement) -> bool:
+    """Whether the peers that are there hold every layer by the plan that is in force."""
+    there = {profile.peer for profile in snapshot.peers}
+    held = {
+        layer
+        for it in live.assignments
+        if it.peer in there
+        for layer in range(it.layers.start, it.layers.end)
+    }
+    return len(held) == snapshot.model.layers
 
 
 class MembershipDriver:

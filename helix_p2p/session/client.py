@@ -35,6 +35,11 @@ from helix_p2p.session.messages import Cancel, Delivered, FinishReason, Generate
 from helix_p2p.types import SESSION_ID_BYTES, PeerId, SessionId
 
 
+PAUSE_GROWTH = 1.5
+"""From one pause to the next. A swarm that lost a layer's only holder needs 3 to 5 s to load it
+elsewhere; doubling let the next look come up to 3 s after that."""
+
+
 class _State(Enum):
     NEW = "new"
     WAITING = "waiting"
@@ -300,7 +305,7 @@ class ClientSession:
         if now_s - since_s >= self._limits.patience_s:
             return self._end(error=self._error or _no_entry())
         limits = self._limits
-        pause_s = min(limits.pause_s * 2.0 ** min(self._pauses, 16), limits.pause_limit_s)
+        pause_s = min(limits.pause_s * PAUSE_GROWTH ** min(self._pauses, 16), limits.pause_limit_s)
         self._pauses += 1
         pause_s *= self._random.uniform(0.5, 1.0)
         asked_s = (self._error.retry_after_s if self._error else None) or 0.0

@@ -51,7 +51,7 @@ class Limits:
             to 26 s (docs/adr/0004), and then layers may have to be loaded.
         refusals: So many times without a new token may peers say that there is no room.
         attempts: So many attempts may be made without a new token.
-        pause_s: First pause when every known peer was tried; doubles up to `pause_limit_s`.
+        pause_s: First pause when every known peer was tried; grows up to `pause_limit_s`.
         pause_limit_s: Longest pause of the client's own making.
         retry_after_limit_s: Longest pause that a peer can ask for.
     """

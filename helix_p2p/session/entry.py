@@ -12,7 +12,8 @@ Always:
 - nothing waits for ever: waiting, opening and every token have a deadline, repairs without progress
   are counted, and the client gets one typed `Refused` in the end;
 - waiting is bounded, and fair between client identities (`line.py`);
-- a peer that leaves refuses what waits at once, so that clients go elsewhere.
+- a peer that leaves, or was given other layers than the first, refuses what waits at once, so that
+  clients go elsewhere.
 """
 
 from collections import Counter
@@ -132,11 +133,12 @@ class EntryMachine:
         """The view changed: who serves what (ourselves included), on which host, by which plan."""
         self._serving, self._hosts, self._epoch = serving, hosts, epoch
         self._draining = draining
-        if not draining:
+        closed = self._closed()
+        if closed is None:
             return self._admit(now_s)
         effects: list[EntryEffect] = []
         for generation in [g for g in self._generations.values() if g.state is State.WAITING]:
-            effects += self._refuse(generation, _leaving())
+            effects += self._refuse(generation, closed)
         return effects
 
     # ── the client ───────────────────────────────────────────────────────────────────────────
@@ -269,14 +271,24 @@ class EntryMachine:
                     effects += self._late(generation, others, now_s)
         return effects + self._admit(now_s) + self._decode(now_s)
 
+    def _closed(self) -> NotServing | None:
+        """Why no pipeline can begin here; what runs goes on."""
+        if self._draining:
+            return NotServing("this peer is leaving")
+        held = self._serving.get(self._me)
+        if held is None or held.start > 0:
+            return NotServing("this peer does not hold the model's first layers now")
+        return None
+
     # ── inside: admission ────────────────────────────────────────────────────────────────────
 
     def _check(
         self, client: ClientKey, identity: PeerId, request: Generate, now_s: float
     ) -> Generation | None:
         """Refuse a request, or say which other one gives way to it."""
-        if self._draining:
-            raise _leaving()
+        closed = self._closed()
+        if closed is not None:
+            raise closed
         if (client, request.session) in self._generations:
             raise InvalidRequest("this session id is in use")
         check_request(request, self._model)
@@ -414,8 +426,9 @@ class EntryMachine:
             generation.interrupted = True
             generation.patience_s = now_s + self._limits.waiting_s
         generation.trouble = error
-        if self._draining:
-            return self._refuse(generation, _leaving())
+        closed = self._closed()
+        if closed is not None:
+            return self._refuse(generation, closed)
         if generation.repairs > self._limits.repairs:
             return self._refuse(generation, error)
         effects = self._release(generation, lost=peer if masked else None)
@@ -461,7 +474,3 @@ class EntryMachine:
         if known or sender == self._me:
             return error
         return ProtocolError(f"{sender} failed: {failure.message}")
-
-
-def _leaving() -> NotServing:
-    return NotServing("this peer is leaving")

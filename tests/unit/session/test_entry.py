@@ -133,7 +133,7 @@ def test_repairs_are_finite_and_the_client_hears_of_the_pipeline_not_of_its_requ
 
 
 def test_one_client_cannot_fill_the_line_for_others():
-    entry = machine(serving={}, waiting_sessions=8)
+    entry = machine(serving={ME: LayerRange(0, 4)}, waiting_sessions=8)
     for number in range(8):
         assert refusals(ask(entry, number, HOG)) == []
     assert refusals(ask(entry, 8, HOG)) == [("hog/0", "busy")]
@@ -206,9 +206,9 @@ def test_peer_that_leaves_sends_what_waits_elsewhere_and_finishes_what_runs():
     entry = machine()
     open_ = opens(ask(entry, 1, ANN))[0]
     accept(entry, open_)
-    entry.see({LAST: SERVING[LAST]}, {}, 1, 0.0)
+    entry.see({ME: SERVING[ME]}, {}, 1, 0.0)
     ask(entry, 2, HOG)
-    gone = entry.see({LAST: SERVING[LAST]}, {}, 1, 0.0, draining=True)
+    gone = entry.see({ME: SERVING[ME]}, {}, 1, 0.0, draining=True)
     assert refusals(gone) == [("hog/0", "not_serving")]
     assert refusals(ask(entry, 3, HOG)) == [("hog/0", "not_serving")]
     assert any(isinstance(e, Deliver) for e in token(entry, open_, 3))
@@ -303,3 +303,19 @@ def test_generation_ends_when_its_client_has_given_up(serving):
     assert refusals(entry.tick(3.0)) == [("ann/0", "deadline_exceeded")]
     assert entry.running == entry.waiting == 0
     assert not entry.owes(ClientKey("ann/0"))
+
+
+def test_peer_that_was_given_other_layers_refuses_what_waits_and_finishes_what_runs():
+    entry = machine()
+    running = opens(ask(entry, 1))[0]
+    accept(entry, running)
+    repaired = opens(ask(entry, 2))[0]
+    accept(entry, repaired)
+    failed = StageFailed(repaired.session, repaired.attempt, LAST, Failure("peer_lost", ""))
+    entry.on_stage_failed(LAST, failed, 0.0)
+    assert (entry.running, entry.waiting) == (1, 1)
+    elsewhere = {ME: LayerRange(4, 8), OTHER: LayerRange(0, 4)}
+    assert refusals(entry.see(elsewhere, {}, 2, 0.1)) == [("ann/0", "not_serving")]
+    assert refusals(ask(entry, 3)) == [("ann/0", "not_serving")]
+    assert [e.message.tokens for e in token(entry, running, 3) if isinstance(e, Deliver)] == [(7,)]
+    assert refusals(entry.on_peer_lost(LAST, 0.2)) == [("ann/0", "not_serving")]
