@@ -97,6 +97,7 @@ def test_each_pipeline_of_a_generation_has_a_name_that_its_last_one_could_not_fo
     entry.on_peer_lost(LAST, 1.0)
     again = opens(entry.tick(3.0))[0]
     assert again.session != first.session
+    assert again.attempt > first.attempt
     assert token(entry, first, 3) == []
 
 
@@ -130,6 +131,19 @@ def test_repairs_are_finite_and_the_client_hears_of_the_pipeline_not_of_its_requ
     assert refusals(effects) == [("ann/0", "protocol")]
     assert tries <= EntryLimits().repairs + 1
     assert len(effects[-1].message.failure.message) <= 1000
+
+
+def test_repairs_are_finite_where_there_is_always_another_peer_to_try():
+    many = {PeerId(f"last{n}"): LayerRange(4, 8) for n in range(40)}
+    entry = machine({ME: LayerRange(0, 4), **many})
+    effects, tries = ask(entry), 0
+    while not refusals(effects):
+        (open_,) = [o for o in opens(effects) if o.last]
+        (at,) = [e.to for e in effects if isinstance(e, Send) and e.message == open_]
+        failed = Failure("poisoned", "it never ends")
+        effects = entry.on_opened(at, Opened(open_.session, open_.attempt, failed), 0.0)
+        tries += 1
+    assert tries == EntryLimits().repairs + 1
 
 
 def test_one_client_cannot_fill_the_line_for_others():

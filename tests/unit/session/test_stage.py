@@ -110,6 +110,13 @@ def test_only_the_entry_peer_opens_or_closes_its_session():
     assert steps(stage.on_forward(BEFORE, frame(), ["x"], 0.0))
 
 
+def test_open_of_an_older_attempt_that_comes_late_changes_nothing():
+    stage = machine()
+    stage.on_open(ENTRY, opening(attempt=2), 0.0)
+    assert stage.on_open(ENTRY, opening(attempt=1, kv_tokens=5), 0.0) == []
+    assert steps(stage.on_forward(BEFORE, frame(attempt=2), ["x"], 0.0))
+
+
 def filled_stage():
     """Its session ran positions 0 to 2 in its second attempt."""
     stage = machine()
