@@ -34,7 +34,6 @@ from helix_p2p.session.entry_choice import EntryChoice
 from helix_p2p.session.messages import Cancel, Delivered, FinishReason, Generate, Refused
 from helix_p2p.types import SESSION_ID_BYTES, PeerId, SessionId
 
-
 PAUSE_GROWTH = 1.5
 """From one pause to the next. A swarm that lost a layer's only holder needs 3 to 5 s to load it
 elsewhere; doubling let the next look come up to 3 s after that."""
