@@ -18,6 +18,7 @@ from torch import nn
 from helix_p2p.engine.architecture import Architecture, read_architecture
 from helix_p2p.engine.attention import Row
 from helix_p2p.engine.kv import KvPool, SessionKv
+from helix_p2p.engine.merged_layer import merged
 from helix_p2p.engine.packed_linear import pack
 from helix_p2p.engine.quantised import quantise
 from helix_p2p.engine.runner import Runner
@@ -81,6 +82,7 @@ class TrialLayers:
         layers = list(getattr(inner, architecture.layers))
         for held in layers:
             quantise(held, config.quantisation)
+        layers = [merged(layer) for layer in layers]
         span = Span(architecture, shell, max(start, 1), layers)
         pool.capacity_token_layers = 2**62
         return cls(

@@ -351,7 +351,7 @@ def test_a_slice_that_overflows_says_so(folder: Path) -> None:
         engine.open(session(1), part, 16)
         with torch.no_grad():
             for module in engine._layers.values():
-                module.mlp.down_proj.weight.fill_(6e4)  # type: ignore[union-attr, operator]
+                module.down.fill_(6e4)  # type: ignore[operator]
         with pytest.raises(PoisonedActivation):
             engine.step(part, [row(1, 0, 2, wanted=part == layers)], hidden=torch.ones(2, 32))
 
