@@ -5,9 +5,10 @@ copied only where a frame carries some of its rows; what another machine sent is
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
+from msgspec.structs import replace
 
 from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.engine import wireformat

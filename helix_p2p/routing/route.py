@@ -58,6 +58,46 @@ def follows(held: LayerRange, other: LayerRange) -> bool:
     return other.start <= held.end < other.end
 
 
+class _Ways:
+    """Where one view of the swarm leads, worked out once: a view changes seldom, walks are many.
+
+    `planned` and `legal` hold, per peer, the next peers from which the last layer can be reached:
+    over planned edges alone, over one planned edge and then any, over any.
+    """
+
+    def __init__(
+        self,
+        serving: Mapping[PeerId, LayerRange],
+        layers: int,
+        edges: Mapping[PeerId | None, Mapping[PeerId, int]],
+    ) -> None:
+        self.serving = dict(serving)
+        self.reachable = last_layer_reachable(serving, layers)
+        by_peer = {p: targets for p, targets in edges.items() if p is not None}
+        self._on_plan = last_layer_reachable(serving, layers, by_peer)
+        self._edges = edges
+        self._next: dict[PeerId | None, tuple[frozenset[PeerId], bool]] = {}
+
+    def onward(self, source: PeerId | None) -> tuple[frozenset[PeerId], bool]:
+        """Whom to choose from after `source` (None: the client), and whether the plan says so."""
+        found = self._next.get(source)
+        if found is None:
+            found = self._next[source] = self._look(source)
+        return found
+
+    def _look(self, source: PeerId | None) -> tuple[frozenset[PeerId], bool]:
+        serving = self.serving
+        if source is None:
+            legal = frozenset(p for p in self.reachable if serving[p].start == 0)
+        else:
+            held = serving[source]
+            legal = frozenset(p for p in self.reachable if follows(held, serving[p]))
+        planned = legal.intersection(self._edges.get(source, ()))
+        if planned:
+            return planned & self._on_plan or planned, True
+        return legal, False
+
+
 class Router:
     """Owns the IWRR state of every peer on the way; one per entry peer, one per client.
 
@@ -69,6 +109,7 @@ class Router:
         self._edges: dict[PeerId | None, dict[PeerId, int]] = {}
         self._planned: dict[PeerId | None, InterleavedRoundRobin[PeerId]] = {}
         self._spare: dict[PeerId | None, InterleavedRoundRobin[PeerId]] = {}
+        self._ways: _Ways | None = None
 
     def follow(self, placement: Placement) -> None:
         """Take over a plan's flows as weights; peers that stay keep their place in the turn."""
@@ -77,6 +118,7 @@ class Router:
             if flow.target is not None:
                 edges.setdefault(flow.source, {})[flow.target] = flow.mtokens_per_s
         self._edges = edges
+        self._ways = None
         self._planned = {
             source: self._planned.get(source, InterleavedRoundRobin()) for source in edges
         }
@@ -87,9 +129,7 @@ class Router:
         self, serving: Mapping[PeerId, LayerRange], cost: float = 1.0
     ) -> PeerId | None:
         """The entry peer for the next request, None when no route exists."""
-        reachable = last_layer_reachable(serving, self._layers)
-        legal = {peer for peer in reachable if serving[peer].start == 0}
-        return self._step(None, serving, legal, reachable, cost)
+        return self._step(None, self._ways_of(serving), cost)
 
     def choose(
         self, entry: PeerId, serving: Mapping[PeerId, LayerRange], cost: float = 1.0
@@ -107,38 +147,30 @@ class Router:
         held = serving.get(entry)
         if held is None or held.start != 0:
             return None
-        reachable = last_layer_reachable(serving, self._layers)
-        if entry not in reachable:
+        ways = self._ways_of(serving)
+        if entry not in ways.reachable:
             return None
         route = [Hop(entry, held)]
         while route[-1].layers.end < self._layers:
             at = route[-1]
-            legal = {p for p in reachable if follows(at.layers, serving[p])}
-            chosen = self._step(at.peer, serving, legal, reachable, cost)
+            chosen = self._step(at.peer, ways, cost)
             if chosen is None:
                 return None
             route.append(Hop(chosen, LayerRange(at.layers.end, serving[chosen].end)))
         return tuple(route)
 
-    def _step(
-        self,
-        source: PeerId | None,
-        serving: Mapping[PeerId, LayerRange],
-        legal: set[PeerId],
-        reachable: frozenset[PeerId],
-        cost: float,
-    ) -> PeerId | None:
-        planned = self._edges.get(source, {})
-        on_plan = last_layer_reachable(serving, self._layers, self._edges_by_peer())
-        for allowed in (legal & planned.keys() & on_plan, legal & planned.keys() & reachable):
-            if allowed:
-                return self._planned[source].choose(allowed, cost)
-        if not legal:
+    def _ways_of(self, serving: Mapping[PeerId, LayerRange]) -> _Ways:
+        if self._ways is None or self._ways.serving != serving:
+            self._ways = _Ways(serving, self._layers, self._edges)
+        return self._ways
+
+    def _step(self, source: PeerId | None, ways: _Ways, cost: float) -> PeerId | None:
+        allowed, planned = ways.onward(source)
+        if planned:
+            return self._planned[source].choose(allowed, cost)
+        if not allowed:
             return None
         spare = self._spare.setdefault(source, InterleavedRoundRobin())
-        if set(spare.weights) != legal:
-            spare.set_weights(dict.fromkeys(legal, 1.0))
-        return spare.choose(legal, cost)
-
-    def _edges_by_peer(self) -> dict[PeerId, Collection[PeerId]]:
-        return {p: targets for p, targets in self._edges.items() if p is not None}
+        if spare.weights.keys() != allowed:
+            spare.set_weights(dict.fromkeys(sorted(allowed), 1.0))
+        return spare.choose(allowed, cost)

@@ -7,6 +7,8 @@ machines hand it back and never look inside.
 from dataclasses import dataclass
 from typing import Generic, NewType, TypeVar
 
+from msgspec import Struct
+
 from helix_p2p.session.messages import (
     Close,
     Delivered,
@@ -29,16 +31,14 @@ ClientKey = NewType("ClientKey", str)
 PeerMessage = Open | Opened | Close | Forward | Sampled | StageFailed
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True):
     """Send a message to a peer, which may be ourselves."""
 
     to: PeerId
     message: PeerMessage
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(Struct, frozen=True):
     """Send a message to a client."""
 
     to: ClientKey
@@ -61,28 +61,40 @@ class CloseCache:
     session: SessionId
 
 
-@dataclass(frozen=True, slots=True)
-class StepRow(Generic[P]):
-    """One session's part of a step.
+class StepRow(Struct, Generic[P], frozen=True):
+    """One session's positions, while they wait for a step and in it.
 
     Attributes:
-        last: How to sample, on the last stage when a token is wanted.
+        open: What the session's entry peer asked for; the same object in all its rows.
+        position: The first of `count`.
         wanted: Whether a token is wanted after this row, on whatever stage.
         history: Prompt and answer so far, where the repetition penalty needs it.
     """
 
-    session: SessionId
-    attempt: int
+    open: Open
     position: int
     count: int
-    last: LastStage | None
     wanted: bool
     payload: P
     history: tuple[int, ...] = ()
 
+    @property
+    def session(self) -> SessionId:
+        """Whose it is."""
+        return self.open.session
 
-@dataclass(frozen=True, slots=True)
-class RunStep(Generic[P]):
+    @property
+    def attempt(self) -> int:
+        """Of the session's pipelines."""
+        return self.open.attempt
+
+    @property
+    def last(self) -> LastStage | None:
+        """How to sample, on the last stage when a token is wanted."""
+        return self.open.last if self.wanted else None
+
+
+class RunStep(Struct, Generic[P], frozen=True):
     """Run a batch in the engine; answer with `on_step_done` or `on_step_failed`.
 
     Attributes:
@@ -95,8 +107,7 @@ class RunStep(Generic[P]):
     takes_tokens: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SendRows:
+class SendRows(Struct, frozen=True):
     """Send rows of the step that just ended; their activations are the frame's payload."""
 
     to: PeerId

@@ -16,7 +16,6 @@ Always:
   clients go elsewhere.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import inf
 from random import Random
@@ -42,11 +41,10 @@ from helix_p2p.session.generation import (
     EntryLimits,
     EntryStats,
     Generation,
-    GenerationKey,
     State,
 )
 from helix_p2p.session.limits import ModelLimits, check_request
-from helix_p2p.session.line import OpeningPace, StartRate, check_share, next_in_line
+from helix_p2p.session.line import Line, OpeningPace, StartRate
 from helix_p2p.session.messages import (
     Close,
     Delivered,
@@ -58,6 +56,7 @@ from helix_p2p.session.messages import (
     Sampled,
     StageFailed,
 )
+from helix_p2p.session.prefill_window import PrefillWindow
 from helix_p2p.session.stage import failure_of
 from helix_p2p.session.window import DecodeWindows
 from helix_p2p.types import SESSION_ID_BYTES, LayerRange, PeerId, SessionId
@@ -89,11 +88,12 @@ class EntryMachine:
         self._router = router
         self._random = random
         self._limits = limits or EntryLimits()
-        self._generations: dict[GenerationKey, Generation] = {}
+        self._line = Line()
         self._by_name: dict[SessionId, Generation] = {}
         self._starts = StartRate(self._limits.starts_per_s, self._limits.sessions_per_client)
         self._pace = OpeningPace()
         self._windows = DecodeWindows()
+        self._prefills = PrefillWindow()
         self._failed = Masks()
         self._busy = Masks(shortest_s=0.1, longest_s=2.0)
         self._serving: Mapping[PeerId, LayerRange] = {}
@@ -106,20 +106,20 @@ class EntryMachine:
     @property
     def running(self) -> int:
         """Generations on a pipeline."""
-        return sum(g.state is not State.WAITING for g in self._generations.values())
+        return len(self._line.all) - len(self._line.waiting)
 
     @property
     def waiting(self) -> int:
         """Generations that wait for one."""
-        return sum(g.state is State.WAITING for g in self._generations.values())
+        return len(self._line.waiting)
 
     def owes(self, client: ClientKey) -> bool:
         """Whether a generation of this client's stream runs or waits."""
-        return any(g.client == client for g in self._generations.values())
+        return any(g.client == client for g in self._line.all.values())
 
     def neighbours(self) -> frozenset[PeerId]:
         """Peers that running pipelines use."""
-        return frozenset(p for g in self._generations.values() for p in g.peers)
+        return frozenset(p for g in self._line.all.values() for p in g.peers)
 
     def see(
         self,
@@ -131,13 +131,17 @@ class EntryMachine:
         draining: bool = False,
     ) -> list[EntryEffect]:
         """The view changed: who serves what (ourselves included), on which host, by which plan."""
-        self._serving, self._hosts, self._epoch = serving, hosts, epoch
+        self._serving, self._epoch = serving, epoch
         self._draining = draining
+        self._prefills.forget(serving)
+        if hosts != self._hosts:
+            self._hosts = hosts
+            self._windows.widen(self._width)
         closed = self._closed()
         if closed is None:
             return self._admit(now_s)
         effects: list[EntryEffect] = []
-        for generation in [g for g in self._generations.values() if g.state is State.WAITING]:
+        for generation in list(self._line.waiting.values()):
             effects += self._refuse(generation, closed)
         return effects
 
@@ -167,12 +171,12 @@ class EntryMachine:
             [*request.prompt, *request.generated],
             inf if request.budget_s is None else now_s + request.budget_s,
         )
-        self._generations[generation.key] = generation
+        self._line.add(generation)
         return effects + self._admit(now_s)
 
     def on_cancel(self, client: ClientKey, session: SessionId, now_s: float) -> list[EntryEffect]:
         """The client wants no more."""
-        generation = self._generations.get((client, session))
+        generation = self._line.all.get((client, session))
         if generation is None:
             return []
         self.stats.cancelled += 1
@@ -181,7 +185,7 @@ class EntryMachine:
     def on_client_lost(self, client: ClientKey, now_s: float) -> list[EntryEffect]:
         """The client's stream ended; all it had here is freed."""
         effects: list[EntryEffect] = []
-        for generation in [g for g in self._generations.values() if g.client == client]:
+        for generation in [g for g in self._line.all.values() if g.client == client]:
             self.stats.cancelled += 1
             effects += self._drop(generation)
         return effects + self._admit(now_s)
@@ -221,7 +225,8 @@ class EntryMachine:
             else:
                 error = PeerLost(f"{sender} gave token {token}, which does not exist")
                 effects += self._trouble(generation, sender, error, now_s)
-        return self._decode(now_s) + effects  # the pipeline first, then the clients
+        # The pipelines first, then the clients, then those that wait.
+        return self._decode(now_s) + effects + self._admit(now_s)
 
     def on_stage_failed(
         self, sender: PeerId, message: StageFailed, now_s: float
@@ -240,7 +245,7 @@ class EntryMachine:
         """A stage's link broke or fell silent: every generation on it is repaired."""
         self._failed.fail(peer, now_s)
         effects: list[EntryEffect] = []
-        for generation in [g for g in self._generations.values() if peer in g.peers]:
+        for generation in [g for g in self._line.all.values() if peer in g.peers]:
             if generation.state is not State.WAITING:
                 error = PeerLost(f"{peer} was lost")
                 effects += self._trouble(generation, peer, error, now_s, masked=True)
@@ -249,7 +254,7 @@ class EntryMachine:
     def tick(self, now_s: float) -> list[EntryEffect]:
         """Look at every deadline, and try what waits again."""
         effects: list[EntryEffect] = []
-        for generation in list(self._generations.values()):
+        for generation in list(self._line.all.values()):
             if now_s >= generation.expires_s:
                 late = DeadlineExceeded("the time that the client gave is over")
                 effects += self._refuse(generation, late)
@@ -289,31 +294,26 @@ class EntryMachine:
         closed = self._closed()
         if closed is not None:
             raise closed
-        if (client, request.session) in self._generations:
+        if (client, request.session) in self._line.all:
             raise InvalidRequest("this session id is in use")
         check_request(request, self._model)
-        yields = check_share(identity, self._generations.values(), self._limits)
+        yields = self._line.check_share(identity, self._limits)
         self._starts.take(identity, now_s)
         return yields
 
     def _admit(self, now_s: float) -> list[EntryEffect]:
         """Open routes for what waits, as many at once as the stages' answers suggest."""
         effects: list[EntryEffect] = []
-        waiting = [g for g in self._generations.values() if g.state is State.WAITING]
-        if not waiting:
-            return effects
-        opening = sum(g.state is State.OPENING for g in self._generations.values())
-        running = Counter(
-            g.identity for g in self._generations.values() if g.state is not State.WAITING
-        )
-        while waiting and opening < self._pace.most:
-            generation = next_in_line(waiting, running)
+        while self._line.waiting and self._line.opening < self._pace.most:
+            generation = self._line.next()
+            if not self._prefills.has_room:
+                generation.trouble = generation.trouble or Busy(
+                    "other prompts are on their way", retry_after_s=2.0
+                )
+                break
             route = self._find_route(generation, now_s)
             if route is None:
                 break
-            waiting.remove(generation)
-            opening += 1
-            running[generation.identity] += 1
             effects += self._open(generation, route, now_s)
         return effects
 
@@ -335,7 +335,9 @@ class EntryMachine:
         generation.route = route
         self._by_name[generation.name] = generation
         generation.opened = set()
-        generation.state = State.OPENING
+        self._line.move(generation, State.OPENING)
+        self._windows.join(generation.name, route, self._width(route))
+        self._prefills.start(generation.name, len(generation.tokens), generation.peers)
         generation.deadline_s = now_s + self._limits.open_deadline_s
         generation.announce = True
         return [*frames.openings(generation, self._me, self._epoch)]
@@ -344,7 +346,8 @@ class EntryMachine:
 
     def _feed_all(self, generation: Generation, now_s: float) -> list[EntryEffect]:
         """Prefill everything that is known; the last chunk's last position gives the next token."""
-        generation.state = State.RUNNING
+        self._line.move(generation, State.RUNNING)
+        self._prefills.feed(generation.name, now_s)
         generation.deadline_s = (
             now_s
             + self._limits.token_deadline_s
@@ -362,6 +365,7 @@ class EntryMachine:
         generation.deadline_s = now_s + self._limits.token_deadline_s
         self.stats.tokens += 1
         self._windows.returned(generation.name, now_s)
+        self._prefills.answer(generation.name, now_s)
         finished: FinishReason | None = None
         if token in request.eos and not request.ignore_eos:
             finished = FinishReason.STOP
@@ -381,7 +385,7 @@ class EntryMachine:
             for peer in generation.peers:
                 self._failed.succeed(peer)
             return [*effects, *self._drop(generation), *self._admit(now_s)]
-        self._windows.ready(generation.route, self._width(generation.route), generation.name)
+        self._windows.ready(generation.name)
         return effects
 
     def _decode(self, now_s: float) -> list[EntryEffect]:
@@ -438,7 +442,7 @@ class EntryMachine:
                 self._busy.fail(peer, now_s)
         elif not masked:
             self._failed.fail(peer, now_s)
-        generation.state = State.WAITING
+        self._line.move(generation, State.WAITING)
         return effects + self._admit(now_s)
 
     def _refuse(self, generation: Generation, error: HelixError) -> list[EntryEffect]:
@@ -447,13 +451,14 @@ class EntryMachine:
         return [*self._drop(generation), Deliver(generation.client, refused)]
 
     def _drop(self, generation: Generation) -> list[EntryEffect]:
-        self._generations.pop(generation.key, None)
+        self._line.remove(generation)
         return self._release(generation)
 
     def _release(self, generation: Generation, lost: PeerId | None = None) -> list[EntryEffect]:
         """Free what the generation holds on its stages; there may be room for others now."""
         effects: list[EntryEffect] = []
-        self._windows.returned(generation.name)
+        self._windows.leave(generation.name)
+        self._prefills.end(generation.name)
         self._by_name.pop(generation.name, None)
         for peer in generation.peers:
             if peer in generation.opened:

@@ -58,12 +58,12 @@ def decode(generations: Sequence[Generation], me: PeerId) -> Send:
         me,
         Forward(
             Phase.DECODE,
-            tuple(g.name for g in generations),
-            tuple(g.attempt for g in generations),
-            tuple(len(g.tokens) - 1 for g in generations),
+            tuple([g.name for g in generations]),
+            tuple([g.attempt for g in generations]),
+            tuple([len(g.tokens) - 1 for g in generations]),
             (1,) * len(generations),
             (True,) * len(generations),
-            tuple(g.tokens[-1] for g in generations),
+            tuple([g.tokens[-1] for g in generations]),
         ),
     )
 

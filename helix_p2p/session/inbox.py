@@ -10,33 +10,16 @@ whose next stage does not keep up stays here; the count of waiting positions is 
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Generic, TypeVar
 
+from helix_p2p.session.effects import StepRow
 from helix_p2p.session.messages import Phase
-from helix_p2p.types import LayerRange, PeerId, SessionId
+from helix_p2p.types import PeerId, SessionId
 
 P = TypeVar("P")
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting(Generic[P]):
-    """One row.
-
-    Attributes:
-        layers: What its session runs here.
-        next: Who gets the output; None on the last stage.
-    """
-
-    session: SessionId
-    attempt: int
-    position: int
-    count: int
-    sample: bool
-    payload: P
-    layers: LayerRange
-    next: PeerId | None
 
 
 class _Turn(Enum):
@@ -59,8 +42,8 @@ class Inbox(Generic[P]):
     prefill_tokens: int
     congested: set[PeerId] = field(default_factory=set)
     positions: int = 0
-    _decode: deque[Waiting[P]] = field(default_factory=deque)
-    _prefill: dict[SessionId, deque[Waiting[P]]] = field(default_factory=dict)
+    _decode: deque[StepRow[P]] = field(default_factory=deque)
+    _prefill: dict[SessionId, deque[StepRow[P]]] = field(default_factory=dict)
     _turn: _Turn = _Turn.DECODE
 
     @property
@@ -72,63 +55,82 @@ class Inbox(Generic[P]):
         """Whether a session's prefill waits here."""
         return session in self._prefill
 
-    def put(self, phase: Phase, row: Waiting[P]) -> None:
-        """Add a row."""
-        self.positions += row.count
+    def put(self, phase: Phase, rows: Sequence[StepRow[P]]) -> None:
+        """Add the rows of a frame."""
         if phase is Phase.DECODE:
-            self._decode.append(row)
-        else:
-            self._prefill.setdefault(row.session, deque()).append(row)
+            self.positions += len(rows)
+            self._decode.extend(rows)
+            return
+        for row in rows:
+            self.positions += row.count
+            self._prefill.setdefault(row.open.session, deque()).append(row)
 
     def forget(self, session: SessionId) -> None:
         """A session is over."""
         gone = [*self._prefill.pop(session, ())]
-        if any(row.session == session for row in self._decode):
-            gone += (row for row in self._decode if row.session == session)
-            self._decode = deque(row for row in self._decode if row.session != session)
+        mine = [row for row in self._decode if row.open.session == session]
+        if mine:
+            gone += mine
+            self._decode = deque(row for row in self._decode if row.open.session != session)
         self.positions -= sum(row.count for row in gone)
 
-    def take(self) -> tuple[Phase, list[Waiting[P]]] | None:
+    def take(self) -> tuple[Phase, list[StepRow[P]]] | None:
         """The next batch, None when nothing can run."""
-        turns = (self._turn, _Turn.PREFILL if self._turn is _Turn.DECODE else _Turn.DECODE)
-        for turn in turns:
-            rows = self._take_decode() if turn is _Turn.DECODE else self._take_prefill()
-            if rows:
-                self._turn = _Turn.PREFILL if turn is _Turn.DECODE else _Turn.DECODE
-                self.positions -= sum(row.count for row in rows)
-                return (Phase.DECODE if turn is _Turn.DECODE else Phase.PREFILL), rows
-        return None
+        decode_first = self._turn is _Turn.DECODE
+        rows = self._take_decode() if decode_first else self._take_prefill()
+        if rows:
+            phase = Phase.DECODE if decode_first else Phase.PREFILL
+        else:
+            rows = self._take_prefill() if decode_first else self._take_decode()
+            if not rows:
+                return None
+            phase = Phase.PREFILL if decode_first else Phase.DECODE
+        if phase is Phase.DECODE:
+            self._turn = _Turn.PREFILL
+            self.positions -= len(rows)
+        else:
+            self._turn = _Turn.DECODE
+            self.positions -= sum(row.count for row in rows)
+        return phase, rows
 
-    def _take_decode(self) -> list[Waiting[P]]:
+    def _take_decode(self) -> list[StepRow[P]]:
         """All waiting decode rows that share the first one's layers, one per session."""
-        taken: dict[SessionId, Waiting[P]] = {}
-        left: deque[Waiting[P]] = deque()
+        if not self._decode:
+            return []
+        layers = self._decode[0].open.layers
+        start, end = layers.start, layers.end
+        taken: dict[SessionId, StepRow[P]] = {}
+        left: list[StepRow[P]] = []
+        room = self.decode_batch
         for row in self._decode:
-            layers = next(iter(taken.values())).layers if taken else row.layers
-            fits = row.layers == layers and len(taken) < self.decode_batch
-            if fits and row.session not in taken:
-                taken[row.session] = row
+            open_ = row.open
+            layers = open_.layers
+            if room and layers.start == start and layers.end == end and open_.session not in taken:
+                taken[open_.session] = row
+                room -= 1
             else:
                 left.append(row)
-        self._decode = left
+        self._decode.clear()
+        self._decode.extend(left)
         return list(taken.values())
 
-    def _take_prefill(self) -> list[Waiting[P]]:
+    def _take_prefill(self) -> list[StepRow[P]]:
         """Chunks of different sessions that share layers, up to the chunk size together."""
-        taken: list[Waiting[P]] = []
+        taken: list[StepRow[P]] = []
         room = self.prefill_tokens
-        for session in list(self._prefill):
-            chunks = self._prefill[session]
+        for chunks in self._prefill.values():
             row = chunks[0]
-            if row.next in self.congested:
+            if row.open.next in self.congested:
                 continue
-            if taken and (row.layers != taken[0].layers or row.count > room):
+            if taken and (row.open.layers != taken[0].open.layers or row.count > room):
                 continue
-            taken.append(chunks.popleft())
+            taken.append(row)
             room -= row.count
-            del self._prefill[session]
-            if chunks:  # its next chunk waits behind the other sessions'
-                self._prefill[session] = chunks
             if room <= 0:
                 break
+        for row in taken:
+            chunks = self._prefill.pop(row.open.session)
+            chunks.popleft()
+            if chunks:  # its next chunk waits behind the other sessions'
+                self._prefill[row.open.session] = chunks
         return taken

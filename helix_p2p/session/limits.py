@@ -43,8 +43,8 @@ def check_request(request: Generate, model: ModelLimits) -> None:
         )
     if len(request.eos) > MOST_EOS or len(request.avoid) > MOST_AVOIDED:
         raise InvalidRequest(f"at most {MOST_EOS} end tokens and {MOST_AVOIDED} peers to avoid")
-    known = range(model.vocab_size)
-    if any(token not in known for token in (*request.prompt, *request.generated)):
+    tokens = (*request.prompt, *request.generated)
+    if min(tokens) < 0 or max(tokens) >= model.vocab_size:
         raise InvalidRequest(f"token ids are 0 to {model.vocab_size - 1}")
     if request.budget_s is not None and not request.budget_s >= 0:
         raise InvalidRequest("a budget is at least 0 seconds")

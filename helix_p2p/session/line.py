@@ -11,48 +11,92 @@ says that it is full, and doubles with each pipeline that opens (as TCP's slow s
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from helix_p2p.errors import Busy
-from helix_p2p.session.generation import EntryLimits, Generation, State
+from helix_p2p.session.generation import EntryLimits, Generation, GenerationKey, State
 from helix_p2p.types import PeerId
 
 MOST_OPENINGS = 64
 
 
-def next_in_line(waiting: Collection[Generation], running: Mapping[PeerId, int]) -> Generation:
-    """Who is to be opened next.
+class Line:
+    """All generations of an entry peer; how many are in which state is kept, never recounted."""
 
-    Args:
-        waiting: At least one.
-        running: How many generations each client has on pipelines.
-    """
-    return min(waiting, key=lambda g: (not g.interrupted, running.get(g.identity, 0), g.arrival))
+    def __init__(self) -> None:
+        self._all: dict[GenerationKey, Generation] = {}
+        self._waiting: dict[GenerationKey, Generation] = {}
+        self._on_pipelines: Counter[PeerId] = Counter()
+        self.opening = 0
 
+    @property
+    def all(self) -> Mapping[GenerationKey, Generation]:
+        """By client and its session."""
+        return self._all
 
-def check_share(
-    identity: PeerId, generations: Collection[Generation], limits: EntryLimits
-) -> Generation | None:
-    """Whether a client may add a generation.
+    @property
+    def waiting(self) -> Mapping[GenerationKey, Generation]:
+        """Those that wait for a pipeline."""
+        return self._waiting
 
-    Returns:
-        The waiting generation of another client that gives way to it, None when none has to.
+    def add(self, generation: Generation) -> None:
+        """A new one; it waits."""
+        self._all[generation.key] = self._waiting[generation.key] = generation
 
-    Raises:
-        Busy: It has too many already, or the line is full of those of clients that have fewer.
-    """
-    own = [g for g in generations if g.identity == identity]
-    if len(own) >= limits.sessions_per_client:
-        raise Busy(f"{len(own)} requests of this client are here already", retry_after_s=2.0)
-    waiting = [g for g in generations if g.state is State.WAITING]
-    if len(waiting) < limits.waiting_sessions:
-        return None
-    length = Counter(g.identity for g in waiting)
-    longest = max(length, key=lambda peer: (length[peer], peer))
-    latest = [g for g in waiting if g.identity == longest and not g.interrupted]
-    if length[longest] <= length[identity] + 1 or not latest:
-        raise Busy(f"{len(waiting)} requests wait here already", retry_after_s=2.0)
-    return max(latest, key=lambda g: g.arrival)
+    def move(self, generation: Generation, state: State) -> None:
+        """It waits, opens or runs from now on; one that is not here any more only notes it."""
+        before, generation.state = generation.state, state
+        if generation.key in self._all:
+            self._count(generation, before, -1)
+            self._count(generation, state, 1)
+
+    def remove(self, generation: Generation) -> None:
+        """It is over; twice counts once."""
+        if self._all.pop(generation.key, None) is not None:
+            self._count(generation, generation.state, -1)
+
+    def next(self) -> Generation:
+        """Who is to be opened next; somebody waits."""
+        running = self._on_pipelines
+        return min(
+            self._waiting.values(),
+            key=lambda g: (not g.interrupted, running[g.identity], g.arrival),
+        )
+
+    def check_share(self, identity: PeerId, limits: EntryLimits) -> Generation | None:
+        """Whether a client may add a generation.
+
+        Returns:
+            The waiting generation of another client that gives way to it, None when none has to.
+
+        Raises:
+            Busy: It has too many already, or the line is full of those of clients that have fewer.
+        """
+        own = sum(g.identity == identity for g in self._all.values())
+        if own >= limits.sessions_per_client:
+            raise Busy(f"{own} requests of this client are here already", retry_after_s=2.0)
+        waiting = self._waiting.values()
+        if len(waiting) < limits.waiting_sessions:
+            return None
+        length = Counter(g.identity for g in waiting)
+        longest = max(length, key=lambda peer: (length[peer], peer))
+        latest = [g for g in waiting if g.identity == longest and not g.interrupted]
+        if length[longest] <= length[identity] + 1 or not latest:
+            raise Busy(f"{len(waiting)} requests wait here already", retry_after_s=2.0)
+        return max(latest, key=lambda g: g.arrival)
+
+    def _count(self, generation: Generation, state: State, by: int) -> None:
+        if state is State.WAITING:
+            if by > 0:
+                self._waiting[generation.key] = generation
+            else:
+                del self._waiting[generation.key]
+            return
+        self._on_pipelines[generation.identity] += by
+        if not self._on_pipelines[generation.identity]:
+            del self._on_pipelines[generation.identity]
+        if state is State.OPENING:
+            self.opening += by
 
 
 class StartRate:

@@ -16,9 +16,11 @@ Always:
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from msgspec.structs import replace
 
 from helix_p2p.errors import Busy, HelixError, NotServing, PeerLost, ProtocolError
 from helix_p2p.routing.admission import KvLedger, token_layers_of
@@ -32,7 +34,7 @@ from helix_p2p.session.effects import (
     SendRows,
     StepRow,
 )
-from helix_p2p.session.inbox import Inbox, Waiting
+from helix_p2p.session.inbox import Inbox
 from helix_p2p.session.limits import ModelLimits, check_open
 from helix_p2p.session.messages import (
     Close,
@@ -67,19 +69,20 @@ class StageLimits:
     waiting_positions: int = 65_536
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Session:
-    """`filled` counts positions whose K and V are written or on their way through a step."""
+    """`filled` counts positions whose K and V are written or on their way through a step.
+
+    `heard_s` is when its last row came; the ledger is told when it asks (`tick`), not per row.
+    """
 
     open: Open
+    heard_s: float
+    takes_tokens: bool
+    needs_history: bool
     filled: int = 0
     decoding: bool = False
     history: list[int] = field(default_factory=list)
-
-    @property
-    def needs_history(self) -> bool:
-        last = self.open.last
-        return last is not None and last.sampling.repetition_penalty != 1.0
 
 
 class StageMachine(Generic[P]):
@@ -109,6 +112,9 @@ class StageMachine(Generic[P]):
         self._sessions: dict[SessionId, _Session] = {}
         self._inbox: Inbox[P] = Inbox(self._limits.decode_batch, self._limits.prefill_tokens)
         self._running: RunStep[P] | None = None
+        self._changes = 0  # to who is open here, and under which attempt
+        self._changes_before_step = 0
+        self._historians = 0  # sessions whose sampling needs what came before
         self._again: deque[RunStep[P]] = deque()
 
     @property
@@ -163,9 +169,15 @@ class StageMachine(Generic[P]):
         effects = []
         if known is not None and known.open.layers != message.layers:
             effects.append(CloseCache(message.session))
-        self._sessions[message.session] = fresh = _Session(message)
-        if fresh.needs_history and message.last is not None:
-            fresh.history.extend(message.last.history)
+        last = message.last
+        needs_history = last is not None and last.sampling.repetition_penalty != 1.0
+        self._sessions[message.session] = fresh = _Session(
+            message, now_s, message.layers.start == 0, needs_history
+        )
+        self._changes += 1
+        self._historians += needs_history - (known is not None and known.needs_history)
+        if needs_history and last is not None:
+            fresh.history.extend(last.history)
         effects.append(OpenCache(message.session, message.layers, message.kv_tokens))
         effects.append(Send(sender, Opened(message.session, message.attempt)))
         return effects
@@ -189,37 +201,48 @@ class StageMachine(Generic[P]):
             now_s: Now.
         """
         effects: list[Effect[P]] = []
-        for index, session in enumerate(message.sessions):
-            known = self._sessions.get(session)
-            attempt = message.attempts[index]
+        accepted: list[StepRow[P]] = []
+        sessions = self._sessions
+        decode, takes_tokens = message.phase is Phase.DECODE, bool(message.tokens)
+        room = self._limits.waiting_positions - self._inbox.positions
+        columns = zip(
+            message.sessions,
+            message.attempts,
+            message.positions,
+            message.counts,
+            message.sample,
+            payloads,
+            strict=True,
+        )
+        for session, attempt, position, count, wanted, payload in columns:
+            known = sessions.get(session)
             if known is None or known.open.attempt < attempt:
                 unknown = PeerLost("this session is not known here any more")
                 failed = StageFailed(session, attempt, self._me, failure_of(unknown))
                 effects.append(Send(sender, failed))
                 continue
-            stale = known.open.attempt > attempt or message.positions[index] < known.filled
-            if stale or known.open.previous != sender:
+            open_, filled = known.open, known.filled + count
+            if open_.attempt > attempt or position < known.filled or open_.previous != sender:
                 continue
-            try:
-                self._check_row(message, known, index)
-            except HelixError as error:
-                at_fault = self._me if isinstance(error, Busy) else sender
-                effects += self._fail(session, known.open, at_fault, error)
-                continue
-            known.filled += message.counts[index]
-            self._ledger.touch(session, now_s + self._limits.session_idle_s)
-            row = Waiting(
-                session,
-                attempt,
-                message.positions[index],
-                message.counts[index],
-                message.sample[index],
-                payloads[index],
-                known.open.layers,
-                known.open.next,
-            )
-            self._inbox.put(message.phase, row)
-        return effects + self._next_step()
+            continues = position == known.filled and filled <= open_.kv_tokens and count <= room
+            steady = decode and known.decoding and takes_tokens is known.takes_tokens
+            if not (continues and steady):
+                try:
+                    self._check_row(message.phase, known, takes_tokens, position, count, room)
+                except HelixError as error:
+                    self._inbox.put(message.phase, accepted)
+                    accepted = []
+                    at_fault = self._me if isinstance(error, Busy) else sender
+                    effects += self._fail(session, open_, at_fault, error)
+                    continue
+            known.filled = filled
+            known.heard_s = now_s
+            room -= count
+            accepted.append(StepRow(open_, position, count, wanted, payload))
+        self._inbox.put(message.phase, accepted)
+        if self._running is None:
+            effects += self._next_step()
+        return effects
 
     def on_stage_failed(self, sender: PeerId, message: StageFailed) -> list[Effect[P]]:
         """The next stage does not go on with a session: whoever can repair it is told."""
@@ -265,9 +288,14 @@ class StageMachine(Generic[P]):
     def tick(self, now_s: float) -> list[Effect[P]]:
         """Free sessions that heard nothing for too long, or whose room is another's by now."""
         effects: list[Effect[P]] = []
+        idle_s = self._limits.session_idle_s
         for session in self._ledger.expired(now_s):
-            silent = Busy(f"it heard nothing for {self._limits.session_idle_s:g} s")
-            effects += self._fail(session, self._sessions[session].open, self._me, silent)
+            known = self._sessions[session]
+            if known.heard_s + idle_s > now_s:
+                self._ledger.touch(session, known.heard_s + idle_s)
+                continue
+            silent = Busy(f"it heard nothing for {idle_s:g} s")
+            effects += self._fail(session, known.open, self._me, silent)
         if (session_to_end := self._shares.to_end(now_s)) is not None:
             unfair = Busy("others have waited for their share of this peer", retry_after_s=5.0)
             ended = self._sessions[session_to_end].open
@@ -279,23 +307,27 @@ class StageMachine(Generic[P]):
     def on_step_done(self, tokens: Sequence[int | None]) -> list[Effect[P]]:
         """The step ran; `tokens[i]` is what row i sampled. Outputs go on, the next step starts."""
         step = self._finish_step()
+        rows = step.rows
+        live: Sequence[int] = range(len(rows))
+        if self._changes != self._changes_before_step:
+            live = [index for index in live if self._is_current(rows[index])]
+        elif len(ways := {row.open.next for row in rows}) == 1 and (way := ways.pop()) is not None:
+            return [SendRows(way, _forward(step, live), tuple(live)), *self._next_step()]
         onward: dict[PeerId, list[int]] = {}
         sampled: dict[PeerId, list[int]] = {}
-        for index, row in enumerate(step.rows):
-            known = self._sessions.get(row.session)
-            if known is None or known.open.attempt != row.attempt:
-                continue
-            if known.open.next is not None:
-                onward.setdefault(known.open.next, []).append(index)
+        for index in live:
+            open_ = rows[index].open
+            if open_.next is not None:
+                onward.setdefault(open_.next, []).append(index)
             elif (token := tokens[index]) is not None:
-                sampled.setdefault(known.open.entry, []).append(index)
-                if known.needs_history:
+                sampled.setdefault(open_.entry, []).append(index)
+                if self._historians and (known := self._sessions[open_.session]).needs_history:
                     known.history.append(token)
         effects: list[Effect[P]] = []
-        for peer, rows in sampled.items():
-            effects.append(Send(peer, _sampled(step.rows, tokens, rows)))
-        for peer, rows in onward.items():
-            effects.append(SendRows(peer, _forward(step, rows), tuple(rows)))
+        for peer, chosen in sampled.items():
+            effects.append(Send(peer, _sampled(rows, tokens, chosen)))
+        for peer, chosen in onward.items():
+            effects.append(SendRows(peer, _forward(step, chosen), tuple(chosen)))
         return effects + self._next_step()
 
     def on_step_failed(self, error: HelixError) -> list[Effect[P]]:
@@ -329,21 +361,28 @@ class StageMachine(Generic[P]):
         if self._draining and known is None:
             raise NotServing("this peer is leaving")
 
-    def _check_row(self, message: Forward, known: _Session, index: int) -> None:
+    def _check_row(
+        self,
+        phase: Phase,
+        known: _Session,
+        takes_tokens: bool,
+        position: int,
+        count: int,
+        room: int,
+    ) -> None:
         """What no honest sender sends, or what there is no room for."""
-        count = message.counts[index]
-        if message.positions[index] > known.filled:
+        if position > known.filled:
             raise ProtocolError(f"positions from {known.filled} on are missing")
-        if known.filled + count > known.open.kv_tokens:
+        if position + count > known.open.kv_tokens:
             raise ProtocolError(f"{known.open.kv_tokens} positions are reserved, and no more")
-        if bool(message.tokens) != (known.open.layers.start == 0):
+        if takes_tokens != known.takes_tokens:
             raise ProtocolError("a first stage takes tokens, every other one activations")
-        if message.phase is Phase.DECODE and self._inbox.prefills(known.open.session):
+        if phase is Phase.DECODE and self._inbox.prefills(known.open.session):
             raise ProtocolError("a decode step came before its prefill was done")
-        if message.phase is Phase.PREFILL and known.decoding:
+        if phase is Phase.PREFILL and known.decoding:
             raise ProtocolError("prefill came after a decode step")
-        known.decoding = message.phase is Phase.DECODE
-        if self._inbox.positions + count > self._limits.waiting_positions:
+        known.decoding = phase is Phase.DECODE
+        if count > room:
             raise Busy(f"{self._inbox.positions} positions wait here already", retry_after_s=5.0)
 
     def _fail(
@@ -352,7 +391,10 @@ class StageMachine(Generic[P]):
         return [*self._end(session), _failed(session, open_, at_fault, error)]
 
     def _end(self, session: SessionId) -> list[Effect[P]]:
-        self._sessions.pop(session, None)
+        ended = self._sessions.pop(session, None)
+        if ended is not None:
+            self._changes += 1
+            self._historians -= ended.needs_history
         self._ledger.release(session)
         self._inbox.forget(session)
         return [CloseCache(session)]
@@ -366,7 +408,8 @@ class StageMachine(Generic[P]):
     def _next_step(self) -> list[Effect[P]]:
         if self._running is not None:
             return []
-        self._running = self._repeated() or self._fresh()
+        self._running = (self._repeated() if self._again else None) or self._fresh()
+        self._changes_before_step = self._changes
         return [] if self._running is None else [self._running]
 
     def _repeated(self) -> RunStep[P] | None:
@@ -383,25 +426,20 @@ class StageMachine(Generic[P]):
         if found is None:
             return None
         phase, rows = found
-        layers = rows[0].layers
-        return RunStep(phase, layers, tuple(self._row(row) for row in rows), layers.start == 0)
+        if self._historians:
+            rows = [self._with_history(row) for row in rows]
+        layers = rows[0].open.layers
+        return RunStep(phase, layers, tuple(rows), layers.start == 0)
 
     def _is_current(self, row: StepRow[P]) -> bool:
         known = self._sessions.get(row.session)
         return known is not None and known.open.attempt == row.attempt
 
-    def _row(self, waiting: Waiting[P]) -> StepRow[P]:
-        known = self._sessions[waiting.session]
-        return StepRow(
-            waiting.session,
-            waiting.attempt,
-            waiting.position,
-            waiting.count,
-            known.open.last if waiting.sample else None,
-            waiting.sample,
-            waiting.payload,
-            tuple(known.history) if waiting.sample else (),
-        )
+    def _with_history(self, row: StepRow[P]) -> StepRow[P]:
+        known = self._sessions[row.open.session]
+        if not (row.wanted and known.needs_history):
+            return row
+        return replace(row, history=tuple(known.history))
 
 
 def failure_of(error: HelixError) -> Failure:
@@ -413,25 +451,26 @@ def _failed(session: SessionId, open_: Open, at_fault: PeerId, error: HelixError
     return Send(open_.entry, StageFailed(session, open_.attempt, at_fault, failure_of(error)))
 
 
-def _forward(step: RunStep[P], indices: Iterable[int]) -> Forward:
-    rows = [step.rows[index] for index in indices]
+def _forward(step: RunStep[P], indices: Sequence[int]) -> Forward:
+    rows = step.rows if len(indices) == len(step.rows) else [step.rows[i] for i in indices]
+    opens = [row.open for row in rows]
     return Forward(
         step.phase,
-        tuple(row.session for row in rows),
-        tuple(row.attempt for row in rows),
-        tuple(row.position for row in rows),
-        tuple(row.count for row in rows),
-        tuple(row.wanted for row in rows),
+        tuple([open_.session for open_ in opens]),
+        tuple([open_.attempt for open_ in opens]),
+        tuple([row.position for row in rows]),
+        tuple([row.count for row in rows]),
+        tuple([row.wanted for row in rows]),
     )
 
 
 def _sampled(
-    rows: Sequence[StepRow[P]], tokens: Sequence[int | None], indices: Iterable[int]
+    rows: Sequence[StepRow[P]], tokens: Sequence[int | None], indices: Sequence[int]
 ) -> Sampled:
-    chosen = [(rows[index], token) for index in indices if (token := tokens[index]) is not None]
+    chosen = [rows[index] for index in indices]
     return Sampled(
-        tuple(row.session for row, _ in chosen),
-        tuple(row.attempt for row, _ in chosen),
-        tuple(row.position + row.count for row, _ in chosen),
-        tuple(token for _, token in chosen),
+        tuple([row.open.session for row in chosen]),
+        tuple([row.open.attempt for row in chosen]),
+        tuple([row.position + row.count for row in chosen]),
+        tuple([token for index in indices if (token := tokens[index]) is not None]),
     )

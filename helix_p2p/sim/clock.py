@@ -27,12 +27,13 @@ class VirtualTime:
     def at(self, at_s: float, action: Callable[..., None], *args: object) -> None:
         """Do something at a time; what is already past is due now."""
         self._order += 1
-        heappush(self._heap, (max(at_s, self.now_s), self._order, action, args))
+        heappush(self._heap, (max(self.now_s, at_s), self._order, action, args))
 
     def after(self, delay_s: float, action: Callable[..., None], *args: object) -> None:
         """Do something in so many seconds."""
         self._order += 1
-        heappush(self._heap, (self.now_s + max(0.0, delay_s), self._order, action, args))
+        at_s = self.now_s + delay_s if delay_s > 0 else self.now_s
+        heappush(self._heap, (at_s, self._order, action, args))
 
     def note(self, what: bytes) -> None:
         """Make something that happened part of the trace."""

@@ -34,7 +34,8 @@ from helix_p2p.planning.validate import PlanRules, validate
 from helix_p2p.routing.admission import KvLedger
 from helix_p2p.sim.helix.setup import HelixSetup, StageSetup, time_tables
 from helix_p2p.sim.native.engine import BrokenInvariant
-from helix_p2p.sim.native.swarm import ServingRules, ServingSwarm, SimPeer
+from helix_p2p.sim.native.peer import SimPeer
+from helix_p2p.sim.native.swarm import ServingRules, ServingSwarm
 from helix_p2p.types import LayerRange, PeerId
 
 SWARM = open_swarm_id_of("simulated")
@@ -150,7 +151,7 @@ class LivingSwarm(ServingSwarm):
         member = self.minds[peer.me].member
         if peer.alive and member is not None:
             epoch = member.plan.plan.epoch if member.plan is not None else 0
-            self._do(peer, peer.entry.see(member.serving(), {}, epoch, self.time.now_s))
+            peer.do(peer.entry.see(member.serving(), {}, epoch, self.time.now_s))
 
     def crash(self, name: PeerId) -> None:
         """SIGKILL, of its membership too; its disk and its weights stay."""
@@ -262,7 +263,7 @@ class LivingSwarm(ServingSwarm):
         mind = self.minds[name]
         if mind.member is None or mind.runs != run:
             return
-        if not self._away(self.peers[name], self._call, name, run, call):
+        if not self.peers[name].away(self._call, name, run, call):
             self._act(name, call(mind.member, self._now(mind)))
 
     def _say(self, name: PeerId, to: PeerId, message: fx.MemberMessage) -> None:

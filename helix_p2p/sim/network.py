@@ -1,18 +1,21 @@
 """Links in virtual time: latency, bandwidth, loss, partitions; reliable streams as the swarm has.
 
 A pair of peers has one stream per direction. It sends one message at a time; urgent ones go before
-those that wait (decode before prefill, as in the outbox of `net`). A lost packet costs a repeated
-sending, never a message: what is sent arrives, in order within its urgency, or the stream breaks.
+those that wait, with a turn for the others now and then, as in the outbox of `net`. A lost packet
+costs a repeated sending, never a message: what is sent arrives, in order within its urgency, or the
+stream breaks.
 
-Always: deterministic for a seed; a message between sides of a partition never arrives.
+Always: deterministic for a seed; a message between sides of a partition never arrives; a message on
+an idle stream costs one event, its arrival.
 """
 
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
+from helix_p2p.net.outbox import URGENT_IN_A_ROW
 from helix_p2p.sim.clock import VirtualTime
 from helix_p2p.types import PeerId
 
@@ -28,28 +31,42 @@ class LinkModel:
         latency_s: One way.
         bandwidth_bytes_per_s: Of the stream.
         loss: Chance that a message must be sent again.
+        jitter_s: Up to so much more latency, drawn for each message; order is kept.
     """
 
     latency_s: float
     bandwidth_bytes_per_s: float
     loss: float = 0.0
+    jitter_s: float = 0.0
 
 
-class _Message(NamedTuple):
-    size_bytes: float
-    deliver: Callable[..., None]
-    args: tuple[Any, ...]
+_Message = tuple[float, Callable[..., None], tuple[Any, ...]]
+"""Bytes, and what is to be called with what when they arrive."""
 
 
 class _Stream:
-    __slots__ = ("arrived_s", "bulk", "busy", "link", "urgent")
+    __slots__ = (
+        "arrived_s",
+        "bulk",
+        "free_at_s",
+        "link",
+        "queued_bytes",
+        "sent_bytes",
+        "urgent",
+        "urgent_in_a_row",
+        "waits",
+    )
 
     def __init__(self, link: LinkModel) -> None:
         self.link = link
-        self.busy = False
+        self.free_at_s = 0.0
+        self.waits = False
         self.urgent: deque[_Message] = deque()
         self.bulk: deque[_Message] = deque()
+        self.urgent_in_a_row = 0
         self.arrived_s = [0.0, 0.0]
+        self.queued_bytes = 0.0
+        self.sent_bytes = 0.0
 
 
 class Network:
@@ -59,7 +76,7 @@ class Network:
         time: Whose clock they follow.
         links: By (from, to); a pair that is missing takes `default`.
         default: Of unlisted pairs.
-        rng: Of losses.
+        rng: Of losses and jitter.
     """
 
     def __init__(
@@ -75,7 +92,6 @@ class Network:
         self._rng = rng
         self._streams: dict[tuple[PeerId, PeerId], _Stream] = {}
         self._side: dict[PeerId, int] = {}
-        self.sent_bytes: dict[tuple[PeerId, PeerId], float] = {}
 
     def partition(self, sides: Mapping[PeerId, int]) -> None:
         """From now on only peers of the same side hear each other; unnamed ones are on side 0."""
@@ -83,14 +99,25 @@ class Network:
 
     def apart(self, one: PeerId, other: PeerId) -> bool:
         """Whether a partition separates two peers."""
-        return self._side.get(one, 0) != self._side.get(other, 0)
+        side = self._side
+        return bool(side) and side.get(one, 0) != side.get(other, 0)
 
     def cut(self, peer: PeerId) -> None:
         """The peer's streams broke: what waits in them is gone."""
-        for pair in [pair for pair in self._streams if peer in pair]:
-            stream = self._streams[pair]
-            stream.urgent.clear()
-            stream.bulk.clear()
+        for pair, stream in self._streams.items():
+            if peer in pair:
+                stream.urgent.clear()
+                stream.bulk.clear()
+                stream.queued_bytes = 0.0
+
+    def queued_bytes(self, source: PeerId, target: PeerId) -> float:
+        """How much waits to be sent."""
+        stream = self._streams.get((source, target))
+        return 0.0 if stream is None else stream.queued_bytes
+
+    def sent_bytes(self) -> dict[tuple[PeerId, PeerId], float]:
+        """How much every stream was given."""
+        return {pair: stream.sent_bytes for pair, stream in self._streams.items()}
 
     def send(
         self,
@@ -102,37 +129,55 @@ class Network:
         urgent: bool = True,
     ) -> None:
         """Send a message; `deliver(*args)` is called when it arrives."""
-        if self.apart(source, target):
+        if self._side and self.apart(source, target):
             return
         pair = (source, target)
         stream = self._streams.get(pair)
         if stream is None:
             stream = self._streams[pair] = _Stream(self._links.get(pair, self._default))
-        self.sent_bytes[pair] = self.sent_bytes.get(pair, 0.0) + size_bytes
-        message = _Message(size_bytes, deliver, args)
-        if stream.busy:
-            (stream.urgent if urgent else stream.bulk).append(message)
-        else:
-            self._put_on(stream, message, urgent=urgent)
+        stream.sent_bytes += size_bytes
+        if not stream.waits and stream.free_at_s <= self._time.now_s:
+            self._put_on(stream, (size_bytes, deliver, args), 0 if urgent else 1)
+            return
+        (stream.urgent if urgent else stream.bulk).append((size_bytes, deliver, args))
+        stream.queued_bytes += size_bytes
+        if not stream.waits:
+            stream.waits = True
+            self._time.at(stream.free_at_s, self._next, stream)
 
-    def _put_on(self, stream: _Stream, message: _Message, *, urgent: bool) -> None:
+    def _put_on(self, stream: _Stream, message: _Message, lane: int) -> None:
+        size_bytes, deliver, args = message
         link = stream.link
-        sending_s = message.size_bytes / link.bandwidth_bytes_per_s
-        stream.busy = True
-        self._time.after(sending_s, self._sent, stream)
-        arrives_s = self._time.now_s + sending_s + link.latency_s
+        stream.free_at_s = sent_s = self._time.now_s + size_bytes / link.bandwidth_bytes_per_s
+        arrives_s = sent_s + link.latency_s
+        if link.jitter_s > 0:
+            arrives_s += link.jitter_s * self._rng.random()
         if link.loss > 0:
             resend_s = max(LEAST_RESEND_S, 2 * link.latency_s)
             while self._rng.random() < link.loss:
                 arrives_s += resend_s
                 resend_s *= 2
-        place = 0 if urgent else 1
-        stream.arrived_s[place] = arrives_s = max(arrives_s, stream.arrived_s[place])
-        self._time.at(arrives_s, message.deliver, *message.args)
+        if arrives_s < stream.arrived_s[lane]:
+            arrives_s = stream.arrived_s[lane]
+        else:
+            stream.arrived_s[lane] = arrives_s
+        self._time.at(arrives_s, deliver, *args)
 
-    def _sent(self, stream: _Stream) -> None:
-        stream.busy = False
-        if stream.urgent:
-            self._put_on(stream, stream.urgent.popleft(), urgent=True)
+    def _next(self, stream: _Stream) -> None:
+        """The stream is free: the next message goes on it, an urgent one where it may."""
+        turn = stream.urgent_in_a_row >= URGENT_IN_A_ROW
+        if stream.urgent and not (turn and stream.bulk):
+            stream.urgent_in_a_row += 1
+            lane, message = 0, stream.urgent.popleft()
         elif stream.bulk:
-            self._put_on(stream, stream.bulk.popleft(), urgent=False)
+            stream.urgent_in_a_row = 0
+            lane, message = 1, stream.bulk.popleft()
+        else:
+            stream.waits = False
+            return
+        stream.queued_bytes -= message[0]
+        self._put_on(stream, message, lane)
+        if stream.urgent or stream.bulk:
+            self._time.at(stream.free_at_s, self._next, stream)
+        else:
+            stream.waits = False

@@ -9,9 +9,10 @@ Always: a step's time comes from the stage's measured tables; a token is a pure 
 """
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 from helix_p2p.session.effects import OpenCache, RunStep
-from helix_p2p.session.messages import Phase
+from helix_p2p.session.messages import Forward, Phase
 from helix_p2p.sim.helix.replay import CONCAT_BYTES_PER_S, COPY_BYTES_PER_S
 from helix_p2p.sim.helix.setup import StageSetup
 from helix_p2p.types import LayerRange, SessionId
@@ -40,6 +41,43 @@ class BrokenInvariant(AssertionError):
     """The machines did something that they must never do."""
 
 
+class SimEngine(Protocol):
+    """What a simulated peer computes with."""
+
+    slowness: float
+
+    @property
+    def caches(self) -> int:
+        """Open KV caches."""
+
+    def open(self, effect: OpenCache) -> None:
+        """Open a cache; one over the same layers keeps what it holds."""
+
+    def close(self, session: SessionId) -> None:
+        """Free a cache."""
+
+    def seconds(self, step: RunStep[Any]) -> float:
+        """How long a step takes."""
+
+    def run(self, step: RunStep[Any]) -> Sequence[int | None] | None:
+        """Compute a step: what each row sampled; None where a cache is gone."""
+
+    def inputs(self, message: Forward) -> Sequence[Any]:
+        """By row, the payload of a frame of tokens."""
+
+    def outputs(self, step: RunStep[Any], rows: Sequence[int]) -> Sequence[Any]:
+        """By row, what goes on from the step that just ended."""
+
+
+class _Cache:
+    __slots__ = ("filled", "layers", "room")
+
+    def __init__(self, layers: LayerRange, room: int, filled: int) -> None:
+        self.layers = layers
+        self.room = room
+        self.filled = filled
+
+
 class ModelledEngine:
     """One peer's engine.
 
@@ -47,13 +85,17 @@ class ModelledEngine:
         setup: Time tables.
         layers: Of the model.
         activation_bytes: Of one token.
+        seeds: Which generation a pipeline carries; shared by the swarm, learnt from the prompts.
     """
 
-    def __init__(self, setup: StageSetup, layers: int, activation_bytes: int) -> None:
+    def __init__(
+        self, setup: StageSetup, layers: int, activation_bytes: int, seeds: dict[SessionId, int]
+    ) -> None:
         self._setup = setup
         self._layers = layers
+        self._seeds = seeds
         self._copy_s = activation_bytes * (1 / CONCAT_BYTES_PER_S + 1 / COPY_BYTES_PER_S)
-        self._caches: dict[SessionId, tuple[LayerRange, int, int]] = {}
+        self._caches: dict[SessionId, _Cache] = {}
         self.slowness = 1.0
 
     @property
@@ -64,16 +106,12 @@ class ModelledEngine:
     def open(self, effect: OpenCache) -> None:
         """Open a cache; one over the same layers keeps what it holds."""
         known = self._caches.get(effect.session)
-        filled = known[2] if known is not None and known[0] == effect.layers else 0
-        self._caches[effect.session] = (effect.layers, effect.kv_tokens, filled)
+        filled = known.filled if known is not None and known.layers == effect.layers else 0
+        self._caches[effect.session] = _Cache(effect.layers, effect.kv_tokens, filled)
 
     def close(self, session: SessionId) -> None:
         """Free a cache."""
         self._caches.pop(session, None)
-
-    def holds(self, step: RunStep[int]) -> bool:
-        """Whether every row's cache is still open."""
-        return all(row.session in self._caches for row in step.rows)
 
     def seconds(self, step: RunStep[int]) -> float:
         """How long a step takes: its layers, and the copies on the way in."""
@@ -88,27 +126,52 @@ class ModelledEngine:
             per_layer_s = max(per_layer_s, self._setup.decode_s[1])
         return self.slowness * (len(step.layers) * per_layer_s + tokens * self._copy_s)
 
-    def run(self, step: RunStep[int], seeds: Sequence[int]) -> list[int | None]:
-        """Write the caches and sample where a token is wanted.
+    def run(self, step: RunStep[int]) -> list[int | None] | None:
+        """Write the caches and sample where a token is wanted; None where a cache is gone.
 
         Args:
             step: What the machine asked for; payloads are the layer each row has come to.
-            seeds: By row, which generation it is.
 
         Raises:
             BrokenInvariant: A row does not continue its cache or comes to the wrong layer.
         """
-        tokens: list[int | None] = []
-        for row, seed in zip(step.rows, seeds, strict=True):
-            layers, room, filled = self._caches[row.session]
-            end = row.position + row.count
-            if layers != step.layers or row.payload != layers.start:
+        caches, rows = self._caches, step.rows
+        start, end = step.layers.start, step.layers.end
+        found = [caches.get(row.open.session) for row in rows]
+        if None in found:
+            return None
+        for row, cache in zip(rows, found, strict=True):
+            assert cache is not None, "just looked"
+            layers, filled = cache.layers, row.position + row.count
+            if row.payload != start or layers.start != start or layers.end != end:
                 raise BrokenInvariant(f"a row at layer {row.payload} came to {layers}")
-            if row.position > filled or end > room:
-                raise BrokenInvariant(f"positions {row.position}–{end} of {filled} in {room}")
-            self._caches[row.session] = (layers, room, max(filled, end))
-            wanted = row.last is not None
-            if wanted and layers.end != self._layers:
-                raise BrokenInvariant(f"{layers} is not the last stage")
-            tokens.append(true_token(seed, end) if wanted else None)
-        return tokens
+            if row.position > cache.filled or filled > cache.room:
+                raise BrokenInvariant(
+                    f"positions {row.position}–{filled} of {cache.filled} in {cache.room}"
+                )
+            if filled > cache.filled:
+                cache.filled = filled
+        if end < self._layers:
+            return [None] * len(rows)
+        return [
+            true_token(self._seeds[row.open.session], row.position + row.count)
+            if row.wanted
+            else None
+            for row in rows
+        ]
+
+    def inputs(self, message: Forward) -> Sequence[int]:
+        """Tokens are at layer 0; which generation they are of is seen in a prompt's beginning."""
+        if message.phase is Phase.PREFILL:
+            start = 0
+            for session, position, count in zip(
+                message.sessions, message.positions, message.counts, strict=True
+            ):
+                if position == 0:
+                    self._seeds[session] = seed_in(message.tokens[start : start + 2])
+                start += count
+        return (0,) * len(message.sessions)
+
+    def outputs(self, step: RunStep[int], rows: Sequence[int]) -> Sequence[int]:
+        """Where a step ends, its rows have come to."""
+        return (step.layers.end,) * len(rows)

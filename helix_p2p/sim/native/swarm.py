@@ -8,7 +8,7 @@ Always: deterministic for a seed; a peer that is down hears and says nothing; a 
 exceeds its stage; a token that reaches a client is checked against the only right one.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -18,46 +18,22 @@ from helix_p2p.planning.capacity import MTOKENS
 from helix_p2p.planning.plan import EdgeFlow, MinCut, Placement
 from helix_p2p.routing.admission import KvLedger
 from helix_p2p.routing.route import Router
-from helix_p2p.session.effects import (
-    ClientKey,
-    CloseCache,
-    Deliver,
-    OpenCache,
-    RunStep,
-    Send,
-    SendRows,
-)
+from helix_p2p.session.effects import ClientKey
 from helix_p2p.session.entry import EntryMachine
 from helix_p2p.session.generation import EntryLimits
 from helix_p2p.session.limits import ModelLimits
-from helix_p2p.session.messages import (
-    Close,
-    Delivered,
-    Forward,
-    Generate,
-    Open,
-    Opened,
-    Phase,
-    Refused,
-    Sampled,
-    StageFailed,
-)
+from helix_p2p.session.messages import Delivered, Generate, Refused
 from helix_p2p.session.stage import StageLimits, StageMachine
 from helix_p2p.sim.clock import VirtualTime
 from helix_p2p.sim.helix.setup import HelixSetup, StageSetup
-from helix_p2p.sim.native.engine import VOCAB, BrokenInvariant, ModelledEngine, seed_in
+from helix_p2p.sim.native.engine import VOCAB, ModelledEngine, SimEngine, seed_in
+from helix_p2p.sim.native.peer import CLIENT, EOF_S, MESSAGE_BYTES, SimPeer
 from helix_p2p.sim.network import LinkModel, Network
 from helix_p2p.types import LayerRange, PeerId, SessionId
 
-CLIENT = PeerId("client")
-MESSAGE_BYTES = 128.0
 TICK_S = 0.5
-EOF_S = 0.05
-"""Until the other end of a stream reads that a killed process is gone (measured, design §7)."""
 SILENCE_S = 3.0
 """Until the heartbeat on a stream gives up on a peer that hangs."""
-SPLICE_S = 0.002
-"""A new stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,29 +51,6 @@ class ServingRules:
     stage: StageLimits = field(default_factory=StageLimits)
     context_tokens: int = 4096
     loss: float = 0.0
-
-
-@dataclass(slots=True)
-class SimPeer:
-    """One machine; `reached` is the layer that its latest step came to."""
-
-    setup: StageSetup
-    ledger: KvLedger
-    router: Router
-    stage: StageMachine[int]
-    entry: EntryMachine
-    engine: ModelledEngine
-    layers: LayerRange | None
-    alive: bool = True
-    hung: bool = False
-    life: int = 0
-    reached: int = 0
-    held_back: list[tuple[Any, ...]] = field(default_factory=list)
-
-    @property
-    def me(self) -> PeerId:
-        """Its name."""
-        return self.setup.peer
 
 
 class ServingSwarm:
@@ -132,9 +85,8 @@ class ServingSwarm:
         self.network = Network(self.time, links, _typical(links), Random(seed))
         self._names = Random(f"names {seed}")
         self.peers: dict[PeerId, SimPeer] = {}
-        self._seed_of: dict[SessionId, int] = {}
-        self.edge_tokens: dict[tuple[PeerId, PeerId], int] = {}
-        self.steps = 0
+        self.activation_bytes = setup.activation_bytes
+        self._seeds: dict[SessionId, int] = {}
         self._listeners: dict[SessionId, Any] = {}
         for stage in setup.stages:
             self.peers[stage.peer] = self._new_peer(stage)
@@ -149,9 +101,10 @@ class ServingSwarm:
         router = Router(self.setup.layers)
         router.follow(self.placement)
         model = ModelLimits(self.setup.layers, self.rules.context_tokens, VOCAB)
-        machine: StageMachine[int] = StageMachine(stage.peer, model, ledger, self.rules.stage)
+        machine: StageMachine[Any] = StageMachine(stage.peer, model, ledger, self.rules.stage)
         machine.serve(stage.layers)
         return SimPeer(
+            self,
             stage,
             ledger,
             router,
@@ -159,9 +112,12 @@ class ServingSwarm:
             EntryMachine(
                 stage.peer, model, router, Random(self._names.getrandbits(64)), self.rules.entry
             ),
-            ModelledEngine(stage, self.setup.layers, self.setup.activation_bytes),
+            self._new_engine(stage),
             stage.layers,
         )
+
+    def _new_engine(self, stage: StageSetup) -> SimEngine:
+        return ModelledEngine(stage, self.setup.layers, self.activation_bytes, self._seeds)
 
     def serving(self) -> Mapping[PeerId, LayerRange]:
         """Who serves what now."""
@@ -173,7 +129,7 @@ class ServingSwarm:
         for peer in self.peers.values():
             if peer.alive:
                 near = {p: r for p, r in serving.items() if not self.network.apart(p, peer.me)}
-                self._do(peer, peer.entry.see(near, {}, 1, self.time.now_s))
+                peer.do(peer.entry.see(near, {}, 1, self.time.now_s))
 
     def crash(self, name: PeerId) -> None:
         """SIGKILL: every stream ends, all it held is gone."""
@@ -193,6 +149,7 @@ class ServingSwarm:
             return
         fresh = self._new_peer(old.setup)
         fresh.life = old.life + 1
+        fresh.tokens_to = old.tokens_to
         self.peers[name] = fresh
         self.time.note(b"restart " + name.encode())
         self.time.after(TICK_S, self._tick, fresh, fresh.life)
@@ -219,8 +176,7 @@ class ServingSwarm:
         for peer in list(self.peers.values()):
             for other in list(self.peers):
                 if peer.alive and self.network.apart(peer.me, other):
-                    self._do(peer, peer.stage.on_peer_lost(other))
-                    self._do(peer, peer.entry.on_peer_lost(other, self.time.now_s))
+                    peer.lose(other)
         for listener in list(self._listeners.values()):
             for name in self.peers:
                 if self.network.apart(CLIENT, name):
@@ -232,11 +188,7 @@ class ServingSwarm:
         self.look_around()
 
     def _wake(self, name: PeerId) -> None:
-        peer = self.peers[name]
-        peer.hung = False
-        waiting, peer.held_back = peer.held_back, []
-        for call in waiting:
-            self.time.at(self.time.now_s, *call)
+        self.peers[name].wake()
 
     def _lost_if_hung(self, name: PeerId) -> None:
         if self.peers[name].hung:
@@ -245,8 +197,7 @@ class ServingSwarm:
     def _everyone_loses(self, name: PeerId) -> None:
         for peer in self.peers.values():
             if peer.alive and peer.me != name:
-                self._do(peer, peer.stage.on_peer_lost(name))
-                self._do(peer, peer.entry.on_peer_lost(name, self.time.now_s))
+                peer.lose(name)
         for listener in list(self._listeners.values()):
             listener.on_entry_lost(name, PeerLost(f"{name} is gone"))
         self.look_around()
@@ -255,8 +206,7 @@ class ServingSwarm:
         if peer.life != life or not peer.alive:
             return
         if not peer.hung:
-            self._do(peer, peer.entry.tick(self.time.now_s))
-            self._do(peer, peer.stage.tick(self.time.now_s))
+            peer.tick()
         self.time.after(TICK_S, self._tick, peer, life)
 
     # ── clients ──────────────────────────────────────────────────────────────────────────────
@@ -280,151 +230,24 @@ class ServingSwarm:
             self.network.send(CLIENT, entry, MESSAGE_BYTES, self._on_cancel, peer, session)
 
     def _on_generate(self, peer: SimPeer, request: Generate) -> None:
-        if self._away(peer, self._on_generate, peer, request):
+        if peer.away(self._on_generate, peer, request):
             return
         key = ClientKey(request.session.hex())
         identity = PeerId(f"client-{seed_in(request.prompt)}")
-        self._do(peer, peer.entry.on_generate(key, identity, request, self.time.now_s))
+        peer.do(peer.entry.on_generate(key, identity, request, self.time.now_s))
 
     def _on_cancel(self, peer: SimPeer, session: SessionId) -> None:
-        if not self._away(peer, self._on_cancel, peer, session):
+        if not peer.away(self._on_cancel, peer, session):
             key = ClientKey(session.hex())
-            self._do(peer, peer.entry.on_cancel(key, session, self.time.now_s))
+            peer.do(peer.entry.on_cancel(key, session, self.time.now_s))
 
-    def _deliver(self, source: PeerId, message: Delivered | Refused) -> None:
+    def deliver(self, source: PeerId, message: Delivered | Refused) -> None:
+        """Something arrived at a client."""
         listener = self._listeners.get(message.session)
         if listener is not None:
             if isinstance(message, Refused) or message.finished is not None:
                 del self._listeners[message.session]
             listener.on_message(source, message)
-
-    # ── effects ──────────────────────────────────────────────────────────────────────────────
-
-    def _do(self, peer: SimPeer, effects: Iterable[Any]) -> None:
-        for effect in effects:
-            kind = type(effect)
-            if kind is Send:
-                self._send(peer, effect.to, effect.message, ())
-            elif kind is RunStep:
-                self._begin_step(peer, effect)
-            elif kind is SendRows:
-                reached = (peer.reached,) * len(effect.rows)
-                self._send(peer, effect.to, effect.message, reached)
-            elif kind is Deliver:
-                self.network.send(
-                    peer.me, CLIENT, MESSAGE_BYTES, self._deliver, peer.me, effect.message
-                )
-            elif kind is OpenCache:
-                peer.engine.open(effect)
-            elif kind is CloseCache:
-                peer.engine.close(effect.session)
-            else:
-                raise BrokenInvariant(f"an unknown effect {effect!r}")
-
-    def _begin_step(self, peer: SimPeer, step: RunStep[int]) -> None:
-        # The engine's thread takes what it is given in order: what is asked of a cache while a step
-        # runs waits behind it. So a step has its effect when it begins, its answer at its end.
-        self.steps += 1
-        seconds = peer.engine.seconds(step)
-        tokens: list[int | None] | None = None
-        if peer.engine.holds(step):
-            seeds = [self._seed_of[row.session] for row in step.rows]
-            tokens = peer.engine.run(step, seeds)
-        self.time.after(seconds, self._end_step, peer, peer.life, step.layers.end, tokens)
-
-    def _end_step(
-        self, peer: SimPeer, life: int, reached: int, tokens: list[int | None] | None
-    ) -> None:
-        if peer.life != life or self._away(peer, self._end_step, peer, life, reached, tokens):
-            return
-        peer.reached = reached
-        if tokens is None:
-            error = PeerLost("a cache was closed meanwhile")
-            self._do(peer, peer.stage.on_step_failed(error))
-        else:
-            self._do(peer, peer.stage.on_step_done(tokens))
-
-    def _send(self, source: SimPeer, to: PeerId, message: Any, payloads: Sequence[int]) -> None:
-        target = self.peers.get(to)
-        if target is None:
-            return
-        size, urgent = MESSAGE_BYTES, True
-        if isinstance(message, Forward):
-            tokens = sum(message.counts)
-            size += tokens * self.setup.activation_bytes
-            urgent = message.phase is Phase.DECODE
-            pair = (source.me, to)
-            self.edge_tokens[pair] = self.edge_tokens.get(pair, 0) + tokens
-            if message.tokens:
-                payloads = (0,) * len(message.sessions)
-                self._learn_seeds(message)
-        if target is source:
-            self.time.after(0.0, self._receive, source.me, target, message, payloads)
-        elif target.alive:
-            self.network.send(
-                source.me,
-                to,
-                size,
-                self._receive,
-                source.me,
-                target,
-                message,
-                payloads,
-                urgent=urgent,
-            )
-        else:
-            self.time.after(EOF_S, self._tell_lost, source, to)
-
-    def _learn_seeds(self, message: Forward) -> None:
-        """A pipeline's name says nothing; which generation it carries is seen in its prompt."""
-        start = 0
-        for session, position, count in zip(
-            message.sessions, message.positions, message.counts, strict=True
-        ):
-            if position == 0:
-                self._seed_of[session] = seed_in(message.tokens[start : start + 2])
-            start += count
-
-    def _tell_lost(self, peer: SimPeer, lost: PeerId) -> None:
-        if peer.alive and not self.peers[lost].alive:
-            self._do(peer, peer.stage.on_peer_lost(lost))
-            self._do(peer, peer.entry.on_peer_lost(lost, self.time.now_s))
-
-    def _receive(
-        self, sender: PeerId, peer: SimPeer, message: Any, payloads: Sequence[int]
-    ) -> None:
-        if self._away(peer, self._receive, sender, peer, message, payloads):
-            return
-        now_s = self.time.now_s
-        effects: Iterable[Any]
-        match message:
-            case Forward():
-                effects = peer.stage.on_forward(sender, message, payloads, now_s)
-            case Sampled():
-                effects = peer.entry.on_sampled(sender, message, now_s)
-            case Open():
-                effects = peer.stage.on_open(sender, message, now_s)
-                if peer.ledger.used_token_layers > peer.ledger.capacity_token_layers:
-                    raise BrokenInvariant(f"{peer.me} reserved more KV than it has")
-            case Opened():
-                effects = peer.entry.on_opened(sender, message, now_s)
-            case Close():
-                effects = peer.stage.on_close(sender, message)
-            case StageFailed():
-                self._do(peer, peer.stage.on_stage_failed(sender, message))
-                effects = peer.entry.on_stage_failed(sender, message, now_s)
-            case _:
-                raise BrokenInvariant(f"an unknown message {message!r}")
-        self._do(peer, effects)
-
-    def _away(self, peer: SimPeer, *call: Any) -> bool:
-        """Whether the peer cannot act now; what a hanging peer missed waits for it."""
-        if not peer.alive or self.peers.get(peer.me) is not peer:
-            return True
-        if peer.hung:
-            peer.held_back.append(call)
-            return True
-        return False
 
 
 def flows_of(setup: HelixSetup) -> tuple[EdgeFlow, ...]:

@@ -26,7 +26,7 @@ from helix_p2p.sim.helix.figures import EdgeLoad, Figures, Sample
 from helix_p2p.sim.helix.replay import HelixRun
 from helix_p2p.sim.helix.setup import HelixSetup
 from helix_p2p.sim.native.engine import VOCAB, BrokenInvariant, prompt_of, true_token
-from helix_p2p.sim.native.swarm import CLIENT, ServingRules, ServingSwarm
+from helix_p2p.sim.native.swarm import ServingRules, ServingSwarm
 from helix_p2p.sim.trace import Arrival, Length, draw_length, poisson_arrivals, trace_arrivals
 from helix_p2p.types import PeerId
 
@@ -69,34 +69,37 @@ class _Generation:
     def on_entry_lost(self, peer: PeerId, error: HelixError) -> None:
         self._do(self._session.on_lost(peer, error, self._work.swarm.time.now_s))
 
-    def _tick(self) -> None:
-        self._wake_s = None
-        if not self._session.ended:
+    def _tick(self, planned_s: float) -> None:
+        if self._wake_s == planned_s and not self._session.ended:
+            self._wake_s = None
             self._do(self._session.on_tick(self._work.swarm.time.now_s))
 
     def _do(self, effects: list[Send | Tokens | RefreshView | Ended]) -> None:
         work = self._work
+        only_tokens = self._got > 0
         for effect in effects:
             match effect:
+                case Tokens(first, tokens):
+                    self._take(first, tokens)
+                    continue
                 case Send(peer, Generate() as request):
                     work.swarm.ask(peer, request, self)
                 case Send(peer, Cancel(session)):
                     work.swarm.cancel(peer, session)
-                case Tokens(first, tokens):
-                    self._take(first, tokens)
                 case RefreshView():
                     work.refresh()
                 case Ended(_, error):
                     work.ended(self, error, self._session.restarts)
-        self._plan_wake()
+            only_tokens = False
+        # A further token only puts off what is due; that is seen when the time has come.
+        if self._wake_s is None or not only_tokens:
+            self._plan_wake()
 
     def _plan_wake(self) -> None:
         wake_s = self._session.wake_s
         if wake_s is not None and (self._wake_s is None or wake_s < self._wake_s - 1e-9):
             self._wake_s = wake_s
-            self._work.swarm.time.at(wake_s + 1e-6, self._tick)
-        elif wake_s is not None and self._wake_s is not None:
-            self._wake_s = min(self._wake_s, wake_s)
+            self._work.swarm.time.at(wake_s + 1e-6, self._tick, wake_s)
 
     def _take(self, first: int, tokens: tuple[int, ...]) -> None:
         if first != self._got:
@@ -194,8 +197,8 @@ class Workload:
         flows = {(f.source, f.target): f.mtokens_per_s / 1000 for f in swarm.flows}
         figures.edges = tuple(
             EdgeLoad(a, b, flows.get((a, b), 0.0), tokens / spent_s)
-            for (a, b), tokens in sorted(swarm.edge_tokens.items())
-            if a != b
+            for a, peer in sorted(swarm.peers.items())
+            for b, tokens in sorted(peer.tokens_to.items())
         )
         figures.finished, figures.refused = self.outcome.finished, self.outcome.refused
         figures.events, figures.end_s = swarm.time.events, swarm.time.now_s
@@ -271,4 +274,4 @@ def room_for(setup: HelixSetup, share: float = 0.85) -> int:
     return max(1, int(share * min(room) / TYPICAL_REQUEST_TOKENS))
 
 
-__all__ = ["CLIENT", "Outcome", "Workload", "room_for", "serve"]
+__all__ = ["Outcome", "Workload", "room_for", "serve"]

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from helix_p2p.errors import Busy, PoisonedActivation, ProtocolError
 from helix_p2p.routing.admission import KvLedger
@@ -347,7 +348,7 @@ def test_two_rows_of_one_session_never_share_a_batch():
 @pytest.mark.parametrize(
     "frames",
     [
-        [replace(frame(count=1), tokens=(5,))],
+        [structs.replace(frame(count=1), tokens=(5,))],
         [frame(count=2), frame(count=2, position=2), frame(Phase.DECODE, position=4)],
         [frame(Phase.DECODE), frame(count=2, position=1)],
     ],
