@@ -7,6 +7,7 @@ the flow and its cut, the bound, and the greedy baseline that no honest planner 
 Always: one `PlanRejected` with the broken rule, or silence; milliseconds at hundreds of peers.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,6 +28,9 @@ SLOT_S = 30
 EPOCHS_PER_SLOT = 64
 SLOTS_AHEAD = 2
 LEAST_OF_GREEDY = 0.9
+HASH_BYTES = 32
+WORD_CHARACTERS = 64
+BOUND_PROOFS = frozenset({"prices", "sweep", "highs"})
 TOLERANCE = 1e-6
 """Two machines may round a measured profile's last bit differently."""
 
@@ -67,7 +71,8 @@ def validate(signed: SignedPlan, rules: PlanRules, now_unix_s: float) -> None:
 
     Raises:
         PlanRejected: `rule` names what is broken: signature, epoch, model, announcement, planner,
-            assignment, memory, coverage, edge, capacity, conservation, value, cut, bound, greedy.
+            solver, assignment, memory, coverage, edge, capacity, conservation, value, cut, bound,
+            greedy.
     """
     plan = signed.plan
     _check_header(signed, rules, now_unix_s)
@@ -98,6 +103,11 @@ def _check_header(signed: SignedPlan, rules: PlanRules, now_unix_s: float) -> No
         raise PlanRejected("epoch", "it was issued in the future")
     if plan.manifest_hash != rules.model.manifest_hash:
         raise PlanRejected("model", "it is for another model")
+    if len(plan.previous_hash) not in (0, HASH_BYTES):
+        raise PlanRejected("epoch", "what it says to follow is no plan's hash")
+    placement = plan.placement
+    if len(placement.solver) > WORD_CHARACTERS or not 0 <= placement.solve_s < math.inf:
+        raise PlanRejected("solver", "what it says of its solver makes no sense")
 
 
 def _check_announcements(plan: Plan, rules: PlanRules) -> Snapshot:
@@ -204,6 +214,8 @@ def _check_certificate(
     if abs(size - value) > value * TOLERANCE + parts:
         raise PlanRejected("cut", f"the stated cut carries {size}, the flow is {value}")
     bound = placement.bound_mtokens_per_s
+    if placement.bound_proof not in BOUND_PROOFS:
+        raise PlanRejected("bound", f"nobody knows the proof {placement.bound_proof[:40]!r}")
     try:
         proven = upper_bound(capacities, placement.prices)
     except (ValueError, OverflowError) as error:
