@@ -20,6 +20,10 @@ from helix_p2p.errors import SignatureError
 from helix_p2p.types import PeerId
 
 SIGNATURE_DOMAIN = b"helix-p2p/1\x00"
+ONCE_UP_TO_BYTES = 2048
+CHECKED_KEPT = 8192
+"""The same records come again and again (from several members, from the DHT, in each plan), and a
+check takes 100 µs; so the latest that held are remembered, all bytes of them, 16 MiB at most."""
 _PEER_ID_PREFIX = bytes.fromhex("002408011220")
 _LIBP2P_PRIVATE_KEY_PREFIX = bytes.fromhex("08011240")
 
@@ -57,11 +61,20 @@ class Signed:
             raise SignatureError(f"signed as {self.kind[:32]!r}, expected {kind!r}")
         if self.swarm != swarm:
             raise SignatureError(f"{kind} belongs to another swarm ({self.swarm[:16]})")
+        message = _message(kind, swarm, self.body)
+        check = _check_once if len(message) <= ONCE_UP_TO_BYTES else _check
         try:
-            key = Ed25519PublicKey.from_public_bytes(self.public_key)
-            key.verify(self.signature, _message(kind, swarm, self.body))
+            check(self.public_key, self.signature, message)
         except (InvalidSignature, ValueError) as error:
             raise SignatureError(f"the signature of this {kind} does not hold") from error
+
+
+def _check(public_key: bytes, signature: bytes, message: bytes) -> None:
+    Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+
+
+_check_once = lru_cache(maxsize=CHECKED_KEPT)(_check)
+"""Likewise, but what held is remembered; a failure is an exception, and those are not kept."""
 
 
 class Identity:

@@ -6,6 +6,7 @@ incarnation (its start time in milliseconds), and each announcement a higher seq
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 
 from helix_p2p import codec
 from helix_p2p.cluster.profile import SpeedProfile
@@ -16,6 +17,8 @@ from helix_p2p.types import LayerRange, PeerId
 ANNOUNCEMENT_KIND = "announcement"
 ANNOUNCEMENT_LIMIT_BYTES = 10 * 1024
 PROTOCOL_VERSION = 1
+OPENED_KEPT = 4096
+"""Announcements that were read are kept: each comes several times, and again in every plan."""
 
 
 class PeerState(StrEnum):
@@ -97,6 +100,7 @@ class Announcement:
         return identity.sign(ANNOUNCEMENT_KIND, swarm, codec.encode(self))
 
 
+@lru_cache(maxsize=OPENED_KEPT)
 def open_announcement(record: Signed, swarm: str) -> Announcement:
     """Verify and read a signed announcement.
 

@@ -65,6 +65,11 @@ class Detector:
         self._doubted = False
 
     @property
+    def doubted(self) -> bool:
+        """Whether others say that it is gone, and nothing was heard of it since."""
+        return bool(self._reports)
+
+    @property
     def silence_limit_s(self) -> float:
         """How long this link may be silent before it is suspicious."""
         adaptive_s = self._gap_s + 4 * self._deviation_s

@@ -12,7 +12,7 @@ Always: this machine holds one lease at a time in view, and beats only while it 
 to be its own.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 from random import Random
@@ -43,7 +43,7 @@ class Surroundings:
     """What the election needs to know of the swarm at one tick.
 
     Attributes:
-        candidates: Other members that may plan.
+        candidates: Gives the other members that may plan; asked only when it matters.
         others: How many other members are known.
         heard_s: When any other member was last heard; None for never.
         changed_s: When membership last changed.
@@ -51,7 +51,7 @@ class Surroundings:
             has looked for the swarm before it thinks itself alone.
     """
 
-    candidates: Collection[PeerId]
+    candidates: Callable[[], Collection[PeerId]]
     others: int
     heard_s: float | None
     changed_s: float
@@ -135,7 +135,7 @@ class Election:
         self,
         record: Signed,
         swarm: str,
-        candidates: Collection[PeerId],
+        candidates: Callable[[], Collection[PeerId]],
         now_s: float,
         *,
         direct: bool,
@@ -145,7 +145,7 @@ class Election:
         Args:
             record: The signed lease.
             swarm: Ours.
-            candidates: Other members that may plan.
+            candidates: Gives the other members that may plan.
             now_s: Time.
             direct: Whether the signer itself sent it; passed on, it does not revive the dead.
 
@@ -165,7 +165,7 @@ class Election:
             return False
         open_lease(record, swarm)
         self._numbers[signer] = said.number
-        if signer != self._planner and not self._heeds_claim(signer, candidates, now_s):
+        if signer != self._planner and not self._heeds_claim(signer, candidates(), now_s):
             return False
         self.latest_beat = record
         if signer != self._planner or not self.is_planner:
@@ -238,7 +238,7 @@ class Election:
             start_s = self._renewed_s + timing.lease_s
         if now_s < start_s:
             return False
-        place = self._place([peer for peer in around.candidates if peer != self._holder])
+        place = self._place([peer for peer in around.candidates() if peer != self._holder])
         return now_s >= start_s + step_s * place + jitter_s
 
     def _place(self, others: Collection[PeerId]) -> int:

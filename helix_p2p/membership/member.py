@@ -153,6 +153,11 @@ class Member:
             serving[self._me] = own
         return serving
 
+    @property
+    def serving_version(self) -> tuple[int, LayerRange | None]:
+        """Changes whenever `serving` does."""
+        return (self.view.serving_version, self._voice.announcement.routable)
+
     def snapshot(self) -> Snapshot | None:
         """What a planner would plan over now; None without a model."""
         basis = self._duty.draft()
@@ -234,17 +239,13 @@ class Member:
 
     def on_peer_lost(self, peer: PeerId, now: Now) -> Effects:
         """An open stream broke or fell silent: the peer is probed, and gone if that fails."""
-        entry = self.view.get(peer)
-        if entry is not None:
-            entry.detector.link_lost(now.s)
+        if self.view.link_lost(peer, now.s):
             self._check_members(now)
         return self._drain()
 
     def on_unreachable(self, peer: PeerId, now: Now) -> Effects:
         """A `SendTo` could not be delivered: the dial failed."""
-        entry = self.view.get(peer)
-        if entry is not None:
-            entry.detector.unreachable(now.s)
+        if self.view.unreachable(peer, now.s):
             self._check_members(now)
         self.view.drop_contact(peer)
         return self._drain()
@@ -353,7 +354,7 @@ class Member:
         self.election.on_beat(
             record,
             self.config.swarm,
-            self.view.candidates(),
+            self.view.candidates,
             now.s,
             direct=record.signer == peer,
         )
@@ -406,9 +407,7 @@ class Member:
             if gone == peer and gone in self.view:
                 self._lose(gone, "left", now)
             return
-        entry = self.view.get(gone)
-        if entry is not None and peer in self.view and peer != gone:
-            entry.detector.reported(peer, now.s)
+        if self.view.reported(gone, peer, now.s):
             self._disputes.add(gone, peer, now.s)
             self._check_members(now)
 
@@ -453,7 +452,7 @@ class Member:
                 self._send(doubter, m.MembersReply((record,)))
 
     def _check_members(self, now: Now) -> None:
-        watched = frozenset(self._talk.watched())
+        watched = self._talk.watched()
         for peer, verdict in self.view.check(now, watched):
             match verdict:
                 case Verdict.PROBE:
@@ -600,7 +599,7 @@ class Member:
 
     def _elect(self, now: Now) -> None:
         around = Surroundings(
-            candidates=self.view.candidates(),
+            candidates=self.view.candidates,
             others=len(self.view),
             heard_s=self._heard_s,
             changed_s=self._changed_s,

@@ -58,17 +58,13 @@ class Talk:
         self._election = election
         self._ping_due_s = self._publish_due_s = self._look_up_due_s = now.s
 
-    def members(self) -> list[PeerId]:
-        """Everyone else, ascending."""
-        return sorted(entry.peer for entry in self._view)
-
     def watched(self) -> list[PeerId]:
         """Whom we ping every period."""
-        return self._gossip.watched(self.members())
+        return self._gossip.watched(self._view.ring)
 
     def targets(self) -> list[PeerId]:
         """Whom to tell what everyone is to know."""
-        return self._gossip.targets(self.members())
+        return self._gossip.targets(self._view.ring)
 
     def ping(self, peer: PeerId, now: Now) -> SendTo:
         """A ping, to be answered."""

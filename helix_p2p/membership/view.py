@@ -8,7 +8,8 @@ Always: a member's announcement never gets older, by (incarnation, sequence); fr
 on this reader's monotonic clock.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from bisect import bisect_left, insort
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from statistics import median
@@ -33,6 +34,12 @@ WEIGHTY_CHANGE = 0.2
 
 
 CONTACT_TRIES = 4
+CHECKED_AT_ONCE = 32
+CHECKS_PER_ROUND = 16
+"""Members that nobody here pings and nobody doubts are looked at in turn, a sixteenth of them (and
+never fewer than 32) each tick: what they can do is grow stale, and that takes minutes."""
+OFFSET_KEPT_S = 1.0
+EXPIRE_EVERY_S = 10.0
 LOST_KEPT_S = 600.0
 """Longer than any record lives, and than most partitions last."""
 READMIT_S = 60.0
@@ -127,6 +134,17 @@ class MembershipView:
         self._members: dict[PeerId, MemberEntry] = {}
         self._contacts: dict[PeerId, _Contact] = {}
         self._gone: dict[PeerId, _Tombstone] = {}
+        self._ring: list[PeerId] = []
+        self._serving: dict[PeerId, LayerRange] = {}
+        self.serving_version = 0
+        """Rises whenever `serving` gives something else."""
+        self._uneasy: dict[PeerId, None] = {}
+        self._monitored: frozenset[PeerId] = frozenset()
+        self._next_check = 0
+        self._offset_s: float | None = None
+        self._offset_until_s = 0.0
+        self._now_s = 0.0
+        self._expire_s = 0.0
 
     def __len__(self) -> int:
         return len(self._members)
@@ -136,6 +154,11 @@ class MembershipView:
 
     def __iter__(self) -> Iterator[MemberEntry]:
         return iter(self._members.values())
+
+    @property
+    def ring(self) -> Sequence[PeerId]:
+        """All members, ascending by id."""
+        return self._ring
 
     def get(self, peer: PeerId) -> MemberEntry | None:
         """What is known of a member."""
@@ -233,6 +256,7 @@ class MembershipView:
             entry.detector.rose(now.s - age_s)
         if said.incarnation != old.incarnation:
             entry.joined_s = now.s
+        self._note(entry)
         weighty = weighty_change(old, said)
         changed = weighty or (said.state, said.serving) != (old.state, old.serving)
         return Learned(News.CHANGED if changed else News.REFRESHED, said, weighty)
@@ -258,7 +282,11 @@ class MembershipView:
         self._contacts.pop(peer, None)
         self._gone.pop(peer, None)
         detector = Detector(self._timing, now.s)
-        self._members[peer] = MemberEntry(peer, record, said, roles, detector, now.s, now.s)
+        if peer not in self._members:
+            insort(self._ring, peer)
+        entry = MemberEntry(peer, record, said, roles, detector, now.s, now.s)
+        self._members[peer] = entry
+        self._note(entry)
         return Learned(News.JOINED, said, weighty=True)
 
     def heard(self, peer: PeerId, now: Now, *, unix_s: float, rtt_s: float | None) -> None:
@@ -273,7 +301,11 @@ class MembershipView:
         entry = self._members.get(peer)
         if entry is None:
             return
+        self._now_s = now.s
+        suspected = entry.detector.condition is not Condition.ALIVE
         entry.detector.heard(now.s)
+        if suspected:
+            self._note(entry)
         if unix_s > 0:
             entry.skew_s, entry.skew_seen_s = unix_s - now.unix_s, now.s
         if rtt_s is not None:
@@ -296,16 +328,75 @@ class MembershipView:
         Returns:
             Whom to probe, report or drop (`forget` them); those without need are left out.
         """
-        live = sum(entry.detector.condition is Condition.ALIVE for entry in self)
+        self._now_s = now.s
+        uneasy = [p for p in self._uneasy if p in self._members]
+        alive = len(self) - sum(
+            self._members[p].detector.condition is not Condition.ALIVE for p in uneasy
+        )
+        now_monitored = frozenset(monitored)
+        dropped = self._monitored - now_monitored
+        self._monitored = now_monitored
         verdicts: list[tuple[PeerId, Verdict]] = []
-        for entry in self:
-            others = live - (entry.detector.condition is Condition.ALIVE)
-            verdict = entry.detector.check(
-                now.s, monitored=entry.peer in monitored, witnesses=others
-            )
+        for peer in sorted({*uneasy, *now_monitored, *dropped, *self._in_turn()}):
+            entry = self._members.get(peer)
+            if entry is None:
+                continue
+            detector = entry.detector
+            others = alive - (detector.condition is Condition.ALIVE)
+            verdict = detector.check(now.s, monitored=peer in now_monitored, witnesses=others)
+            self._note(entry)
             if verdict is not Verdict.NOTHING:
-                verdicts.append((entry.peer, verdict))
+                verdicts.append((peer, verdict))
         return verdicts
+
+    def _in_turn(self) -> list[PeerId]:
+        count = min(len(self._ring), max(CHECKED_AT_ONCE, len(self._ring) // CHECKS_PER_ROUND))
+        start, self._next_check = self._next_check, self._next_check + count
+        if self._next_check >= len(self._ring):
+            self._next_check = 0
+        return self._ring[start : start + count]
+
+    def link_lost(self, peer: PeerId, now_s: float) -> bool:
+        """A stream to a member broke; whether it is a member."""
+        entry = self._members.get(peer)
+        if entry is None:
+            return False
+        entry.detector.link_lost(now_s)
+        self._note(entry)
+        return True
+
+    def unreachable(self, peer: PeerId, now_s: float) -> bool:
+        """A message could not be delivered; whether it was to a member."""
+        entry = self._members.get(peer)
+        if entry is None:
+            return False
+        entry.detector.unreachable(now_s)
+        self._note(entry)
+        return True
+
+    def reported(self, peer: PeerId, witness: PeerId, now_s: float) -> bool:
+        """One member says that another is gone; whether both are members."""
+        entry = self._members.get(peer)
+        if entry is None or witness not in self._members or witness == peer:
+            return False
+        entry.detector.reported(witness, now_s)
+        self._note(entry)
+        return True
+
+    def _note(self, entry: MemberEntry) -> None:
+        """Keep `serving` and who needs attention in step with one member."""
+        peer, alive = entry.peer, entry.detector.condition is Condition.ALIVE
+        if alive and not entry.detector.doubted:
+            self._uneasy.pop(peer, None)
+        else:
+            self._uneasy[peer] = None
+        routable = entry.announcement.routable if alive else None
+        if routable is None:
+            if self._serving.pop(peer, None) is not None:
+                self.serving_version += 1
+        elif self._serving.get(peer) != routable:
+            self._serving[peer] = routable
+            self.serving_version += 1
 
     def forget(self, peer: PeerId, now: Now, *, heard_only: bool) -> None:
         """A member is gone.
@@ -320,7 +411,11 @@ class MembershipView:
             self._bury(peer, entry.announcement, now.s, heard_only=heard_only)
 
     def _bury(self, peer: PeerId, said: Announcement, now_s: float, *, heard_only: bool) -> None:
-        self._members.pop(peer, None)
+        if self._members.pop(peer, None) is not None:
+            del self._ring[bisect_left(self._ring, peer)]
+            self._uneasy.pop(peer, None)
+            if self._serving.pop(peer, None) is not None:
+                self.serving_version += 1
         self._contacts.pop(peer, None)
         self._gone[peer] = _Tombstone(said.order, now_s, heard_only, said.addresses)
 
@@ -331,6 +426,9 @@ class MembershipView:
 
     def expire(self, now: Now) -> None:
         """Forget those who are gone for long; their records can no longer be anywhere."""
+        if now.s < self._expire_s:
+            return
+        self._expire_s = now.s + EXPIRE_EVERY_S
         limit_s = LOST_KEPT_S
         for peer in [p for p, stone in self._gone.items() if now.s - stone.gone_s > limit_s]:
             del self._gone[peer]
@@ -339,12 +437,7 @@ class MembershipView:
 
     def serving(self) -> dict[PeerId, LayerRange]:
         """Which layers are loaded where, at members that are not under suspicion."""
-        return {
-            entry.peer: entry.announcement.routable
-            for entry in self
-            if entry.announcement.routable is not None
-            and entry.detector.condition is Condition.ALIVE
-        }
+        return dict(self._serving)
 
     def candidates(self) -> list[PeerId]:
         """Members that may plan: willing, admitted as planners, well and with a right clock."""
@@ -361,8 +454,11 @@ class MembershipView:
 
     def clock_offset_s(self) -> float | None:
         """Median of the others' clocks minus ours; None with fewer than two to compare with."""
-        seen = [entry.skew_s for entry in self if entry.skew_s is not None]
-        return median(seen) if len(seen) >= 2 else None
+        if self._now_s >= self._offset_until_s or self._offset_s is None:
+            seen = [entry.skew_s for entry in self if entry.skew_s is not None]
+            self._offset_s = median(seen) if len(seen) >= 2 else None
+            self._offset_until_s = self._now_s + OFFSET_KEPT_S
+        return self._offset_s
 
     def plannable(self) -> list[MemberEntry]:
         """Members that may be given layers."""

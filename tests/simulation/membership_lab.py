@@ -211,7 +211,7 @@ class Lab:
         """SIGKILL: every open stream ends at once."""
         p.member = None
         for other in self.peers:
-            if other is not p and other.side == p.side:
+            if other is not p and not self.apart(p, other):
                 self._later(other, 0.05, lambda member, now: member.on_peer_lost(p.peer, now))
 
     def leave(self, p: LabPeer) -> None:
@@ -267,13 +267,17 @@ class Lab:
         if other is None:
             return
         lost = self.rng.random() < self.loss
-        if lost or other.side != p.side or frozenset({p.peer, to}) in self.cut:
+        if lost or self.apart(p, other) or frozenset({p.peer, to}) in self.cut:
             return
         if other.member is None:
             self._later(p, 0.02, lambda member, now: member.on_unreachable(to, now))
             return
         delay_s = self.rng.uniform(0.005, 0.08)
         self._later(other, delay_s, lambda member, now: member.on_message(p.peer, message, now))
+
+    def apart(self, p: LabPeer, other: LabPeer) -> bool:
+        """Whether a partition separates two peers."""
+        return p.side != other.side
 
     def _persisted(self, p: LabPeer, plan_hash: bytes) -> None:
         self._later(p, 0.01, lambda member, now: member.on_high_water_persisted(plan_hash, now))

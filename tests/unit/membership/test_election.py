@@ -27,7 +27,7 @@ def around(
     able: bool = True,
 ) -> Surroundings:
     candidates = [p for p in (ALL if others is None else others) if p != peer(me)]
-    return Surroundings(candidates, len(candidates), heard_s, changed_s, able)
+    return Surroundings(lambda: candidates, len(candidates), heard_s, changed_s, able)
 
 
 def make(me: int) -> Election:
@@ -40,7 +40,7 @@ def beat(signer: int, number: int, plan_hash: bytes = b"", epoch: int = 0) -> Si
 
 
 def hears(election: Election, record: Signed, now_s: float, *, direct: bool = True) -> bool:
-    return election.on_beat(record, SWARM, ALL, now_s, direct=direct)
+    return election.on_beat(record, SWARM, lambda: ALL, now_s, direct=direct)
 
 
 def first_step_s(election: Election, me: int, until_s: float, **kw: object) -> float | None:
@@ -242,11 +242,11 @@ def test_out_of_turn_candidate_without_a_possible_plan_lets_the_first_wait() -> 
     first, second = order[0], order[1]
     election = make(second)
     first_step_s(election, second, 60.0)
-    assert election.on_unsolvable(around(second).candidates, 10.0)
+    assert election.on_unsolvable(around(second).candidates(), 10.0)
     assert not election.is_planner
     election = make(first)
     first_step_s(election, first, 60.0)
-    assert not election.on_unsolvable(around(first).candidates, 10.0)
+    assert not election.on_unsolvable(around(first).candidates(), 10.0)
     assert election.is_planner
 
 

@@ -139,7 +139,7 @@ def test_suspected_member_serves_nothing_and_does_not_plan() -> None:
     assert set(view.candidates()) == {peer(1), peer(2)}
     entry = view.get(peer(1))
     assert entry is not None
-    entry.detector.link_lost(1.0)
+    view.link_lost(peer(1), 1.0)
     assert view.serving() == {}
     assert view.candidates() == [peer(2)]
 

@@ -1,0 +1,96 @@
+"""`./scripts/bench storm`: many lives of hostile, lossy, churning swarms against the invariants.
+
+One line per seed that breaks something, with how to replay it; then a table. Exits with 1 if any
+seed broke an invariant.
+"""
+
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+
+import click
+
+from tests.simulation.cabal import unleash
+from tests.simulation.storm import Broken, Seen, Weather, live
+
+TAKE_OVER_S, MERGE_S = 30.0, 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What became of one seed."""
+
+    seed: int
+    weather: Weather
+    seen: Seen | None
+    broken: str
+    virtual_s: float
+    cpu_s: float
+
+
+def one(seed: int, most_peers: int) -> Life:
+    """Live one seed through."""
+    weather, began_s = Weather.of(seed, most_peers), time.process_time()
+    seen, broken, virtual_s = None, "", 0.0
+    try:
+        lab = live(seed, weather, unleash)
+        seen, virtual_s = lab.seen, lab.t
+    except Broken as error:
+        broken = str(error)
+    return Life(seed, weather, seen, broken, virtual_s, time.process_time() - began_s)
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The least value that this share of all is not above."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+
+
+def _row(name: str, lives: list[Life]) -> str:
+    seen = [life.seen for life in lives if life.seen is not None]
+    overs = [s for one in seen for s in one.take_over_s]
+    merges = [s for one in seen for s in one.merge_s]
+    return (
+        f"| {name} | {len(lives)} | {sum(bool(life.broken) for life in lives)} "
+        f"| {percentile(overs, 0.5):.1f} | {percentile(overs, 0.95):.1f} "
+        f"| {percentile(merges, 0.5):.1f} | {percentile(merges, 0.95):.1f} "
+        f"| {sum(one.adoptions for one in seen)} | {sum(one.refused for one in seen)} "
+        f"| {sum(one.banned for one in seen)} | {sum(one.routes_checked for one in seen)} "
+        f"| {sum(life.virtual_s for life in lives) / 3600:.1f} "
+        f"| {sum(life.cpu_s for life in lives):.0f} |"
+    )
+
+
+HEAD = """\
+| swarms | seeds | broken | take-over s, p50 | p95 | merge s, p50 | p95 \
+| adoptions | plans refused | bans | routes checked | virtual h | CPU s |
+|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"""
+
+
+@click.command()
+@click.option("--seeds", default=500, show_default=True, help="How many.")
+@click.option("--first", default=0, show_default=True, help="The first of them.")
+@click.option("--seed", type=int, help="Replay just this one.")
+@click.option("--most-peers", default=60, show_default=True, help="Of the largest swarm.")
+@click.option("--jobs", default=1, show_default=True, help="Processes.")
+def main(seeds: int, first: int, seed: int | None, most_peers: int, jobs: int) -> None:
+    """Twelve to sixty machines: loss, skew, crashes, partitions, a hostile quarter."""
+    numbers = range(first, first + seeds) if seed is None else range(seed, seed + 1)
+    lives: list[Life] = []
+    with ProcessPoolExecutor(jobs) as pool:
+        for life in pool.map(one, numbers, repeat(most_peers)):
+            lives.append(life)
+            if life.broken or seed is not None:
+                click.echo(f"{life.seed}: {life.weather} {life.broken or life.seen}")
+    click.echo(HEAD)
+    click.echo(_row("honest", [life for life in lives if not life.weather.hostile]))
+    click.echo(_row("up to a quarter hostile", [life for life in lives if life.weather.hostile]))
+    click.echo(_row("all", lives))
+    if any(life.broken for life in lives):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
