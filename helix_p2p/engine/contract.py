@@ -13,6 +13,7 @@ import torch
 
 from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.session.messages import Sampling
+from helix_p2p.session.prefixes import KvCopy
 from helix_p2p.types import LayerRange, SessionId
 
 
@@ -98,13 +99,25 @@ class Engine(Protocol):
     def retain(self, layers: LayerRange) -> None:
         """Drop every held layer outside `layers`; engine thread."""
 
-    def open(self, session: SessionId, layers: LayerRange, kv_tokens: int) -> None:
+    def open(
+        self,
+        session: SessionId,
+        layers: LayerRange,
+        kv_tokens: int,
+        begin: KvCopy | None = None,
+    ) -> None:
         """Reserve a KV cache of `kv_tokens` positions over `layers`; engine thread.
 
         Opening a session again with the same layers keeps what its cache holds.
 
+        Args:
+            session: Whose.
+            layers: Held here.
+            kv_tokens: Most positions.
+            begin: Positions of another session's cache that this one begins with.
+
         Raises:
-            Busy: There is no room.
+            Busy: There is no room, or what it should begin with is not there.
             NotServing: Some of the layers are not held.
         """
 

@@ -137,14 +137,22 @@ class KvPool:
             raise Busy(f"the device refused {wanted} token-layers of KV cache") from error
         opened = self._carve(storage, layers, tokens)
         if held is not None and held.layers == layers:
-            for layer in layers:
-                opened.keys[layer][:, :, : held.length] = held.keys[layer][:, :, : held.length]
-                opened.values[layer][:, :, : held.length] = held.values[layer][:, :, : held.length]
-            opened.length = held.length
+            _copy(held, opened, held.length)
         self.close(session)
         self._sessions[session] = opened
         self._used += wanted
         return opened
+
+    def copy(self, source: SessionId, target: SessionId, positions: int) -> None:
+        """Let an open session begin with what another one's cache holds.
+
+        Raises:
+            Busy: The other is not there, covers other layers, or holds less.
+        """
+        held, opened = self._sessions.get(source), self._sessions[target]
+        if held is None or held.layers != opened.layers or held.length < positions:
+            raise Busy("the cache that was to be reused is gone")
+        _copy(held, opened, positions)
 
     def close(self, session: SessionId) -> None:
         """Free a session's cache; unknown sessions are ignored."""
@@ -169,3 +177,10 @@ class KvPool:
             keys[layer] = storage[start:middle].view(1, shape.heads, tokens, shape.key_dim)
             values[layer] = storage[middle:end].view(1, shape.heads, tokens, shape.value_dim)
         return SessionKv(layers, tokens, 0, keys, values)
+
+
+def _copy(source: SessionKv, target: SessionKv, positions: int) -> None:
+    for layer in source.layers:
+        target.keys[layer][:, :, :positions] = source.keys[layer][:, :, :positions]
+        target.values[layer][:, :, :positions] = source.values[layer][:, :, :positions]
+    target.length = positions

@@ -37,6 +37,7 @@ from helix_p2p.errors import (
     PromptTooLong,
     ProtocolError,
 )
+from helix_p2p.session.prefixes import KvCopy
 from helix_p2p.types import LayerRange, SessionId
 
 HELD_BACK_PARTS = 16
@@ -249,11 +250,17 @@ class TorchEngine:
 
     # ── sessions ───────────────────────────────────────────────────────────────────────────────
 
-    def open(self, session: SessionId, layers: LayerRange, kv_tokens: int) -> None:
-        """Reserve a KV cache of `kv_tokens` positions over `layers`; engine thread.
+    def open(
+        self,
+        session: SessionId,
+        layers: LayerRange,
+        kv_tokens: int,
+        begin: KvCopy | None = None,
+    ) -> None:
+        """Reserve a KV cache over `layers`; engine thread. See `contract.Engine.open`.
 
         Raises:
-            Busy: There is no room.
+            Busy: There is no room, or what it should begin with is not there.
             NotServing: Some of the layers are not held.
             PromptTooLong: The model was not made for so many positions.
         """
@@ -264,6 +271,8 @@ class TorchEngine:
                 f"{self._spec.context_tokens}"
             )
         self._pool.open(session, layers, kv_tokens)
+        if begin is not None:
+            self._pool.copy(begin.source, session, begin.positions)
 
     def close(self, session: SessionId) -> None:
         """Free a session's cache; unknown sessions are ignored; engine thread."""

@@ -271,6 +271,8 @@ class PeerNode:
         """The loader says what is served now."""
         self._detail = str(held.error) if held.error else ""
         self.serving.serve(held.serving, draining=self._draining)
+        if held.state is PeerState.LOADING:
+            self.serving.make_room()
         state = PeerState.DRAINING if self._draining else held.state
         if (state, held.serving) != (self._own.state, self._own.serving):
             layers = [held.serving.start, held.serving.end] if held.serving else None

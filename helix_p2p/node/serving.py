@@ -203,7 +203,11 @@ class Serving:
     def serve(self, layers: LayerRange | None, *, draining: bool = False) -> None:
         """Which layers new sessions may use here, and how much KV room there is."""
         self._ledger.resize(self._engine.kv_capacity_token_layers)
-        self._stage.serve(layers, draining=draining)
+        self._do(self._stage.serve(layers, draining=draining))
+
+    def make_room(self) -> None:
+        """Layers are about to be loaded: what is kept in case it comes back gives way."""
+        self._do(self._stage.forget_kept())
 
     def see(
         self,
@@ -325,7 +329,9 @@ class Serving:
                 self._run_step(effect)
             case OpenCache():
                 self._compute.submit(
-                    lambda: self._engine.open(effect.session, effect.layers, effect.kv_tokens),
+                    lambda: self._engine.open(
+                        effect.session, effect.layers, effect.kv_tokens, effect.begin
+                    ),
                     lambda _: None,
                     lambda error: self._cache_failed(effect.session, error),
                 )

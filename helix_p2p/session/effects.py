@@ -21,6 +21,7 @@ from helix_p2p.session.messages import (
     Sampled,
     StageFailed,
 )
+from helix_p2p.session.prefixes import KvCopy
 from helix_p2p.types import LayerRange, PeerId, SessionId
 
 P = TypeVar("P")
@@ -47,11 +48,16 @@ class Deliver(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class OpenCache:
-    """Open a KV cache in the engine; keeps what it holds when the layers are the same."""
+    """Open a KV cache in the engine; keeps what it holds when the layers are the same.
+
+    Attributes:
+        begin: Positions of another open cache over the same layers, to begin with.
+    """
 
     session: SessionId
     layers: LayerRange
     kv_tokens: int
+    begin: KvCopy | None = None
 
 
 @dataclass(frozen=True, slots=True)

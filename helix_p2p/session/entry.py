@@ -46,7 +46,6 @@ from helix_p2p.session.generation import (
 from helix_p2p.session.limits import ModelLimits, check_request
 from helix_p2p.session.line import Line, OpeningPace, StartRate
 from helix_p2p.session.messages import (
-    Close,
     Delivered,
     Failure,
     FinishReason,
@@ -57,6 +56,7 @@ from helix_p2p.session.messages import (
     StageFailed,
 )
 from helix_p2p.session.prefill_window import PrefillWindow
+from helix_p2p.session.prefixes import PREFIX_BLOCK_TOKENS, PREFIX_HASH_BYTES, chain_of
 from helix_p2p.session.stage import failure_of
 from helix_p2p.session.window import DecodeWindows
 from helix_p2p.types import SESSION_ID_BYTES, LayerRange, PeerId, SessionId
@@ -87,6 +87,7 @@ class EntryMachine:
         self._model = model
         self._router = router
         self._random = random
+        self._secret = random.randbytes(PREFIX_HASH_BYTES)
         self._limits = limits or EntryLimits()
         self._line = Line()
         self._by_name: dict[SessionId, Generation] = {}
@@ -180,7 +181,7 @@ class EntryMachine:
         if generation is None:
             return []
         self.stats.cancelled += 1
-        return [*self._drop(generation), *self._admit(now_s)]
+        return [*self._drop(generation, keep=True), *self._admit(now_s)]
 
     def on_client_lost(self, client: ClientKey, now_s: float) -> list[EntryEffect]:
         """The client's stream ended; all it had here is freed."""
@@ -203,6 +204,7 @@ class EntryMachine:
             error = self._said(sender, message.failure)
             return self._trouble(generation, sender, error, now_s)
         generation.opened.add(sender)
+        generation.reused = min(generation.reused, _usable(message.reused, generation))
         if len(generation.opened) < len(generation.route):
             return []
         self._pace.opened()
@@ -340,6 +342,8 @@ class EntryMachine:
         self._prefills.start(generation.name, len(generation.tokens), generation.peers)
         generation.deadline_s = now_s + self._limits.open_deadline_s
         generation.announce = True
+        generation.reused = len(generation.tokens)
+        self._hash(generation)
         return [*frames.openings(generation, self._me, self._epoch)]
 
     # ── inside: tokens ───────────────────────────────────────────────────────────────────────
@@ -347,7 +351,7 @@ class EntryMachine:
     def _feed_all(self, generation: Generation, now_s: float) -> list[EntryEffect]:
         """Prefill everything that is known; the last chunk's last position gives the next token."""
         self._line.move(generation, State.RUNNING)
-        self._prefills.feed(generation.name, now_s)
+        self._prefills.feed(generation.name, len(generation.tokens) - generation.reused, now_s)
         generation.deadline_s = (
             now_s
             + self._limits.token_deadline_s
@@ -384,7 +388,7 @@ class EntryMachine:
             self.stats.finished += 1
             for peer in generation.peers:
                 self._failed.succeed(peer)
-            return [*effects, *self._drop(generation), *self._admit(now_s)]
+            return [*effects, *self._drop(generation, keep=True), *self._admit(now_s)]
         self._windows.ready(generation.name)
         return effects
 
@@ -450,11 +454,19 @@ class EntryMachine:
         refused = Refused(generation.request.session, failure_of(error))
         return [*self._drop(generation), Deliver(generation.client, refused)]
 
-    def _drop(self, generation: Generation) -> list[EntryEffect]:
+    def _drop(self, generation: Generation, *, keep: bool = False) -> list[EntryEffect]:
         self._line.remove(generation)
-        return self._release(generation)
+        return self._release(generation, keep=keep)
 
-    def _release(self, generation: Generation, lost: PeerId | None = None) -> list[EntryEffect]:
+    def _hash(self, generation: Generation) -> None:
+        if self._limits.reuse_prefixes:
+            generation.chain = chain_of(
+                self._secret, generation.identity, generation.tokens, generation.chain
+            )
+
+    def _release(
+        self, generation: Generation, lost: PeerId | None = None, *, keep: bool = False
+    ) -> list[EntryEffect]:
         """Free what the generation holds on its stages; there may be room for others now."""
         effects: list[EntryEffect] = []
         self._windows.leave(generation.name)
@@ -463,8 +475,9 @@ class EntryMachine:
         for peer in generation.peers:
             if peer in generation.opened:
                 self._busy.succeed(peer)
-            if peer != lost:
-                effects.append(Send(peer, Close(generation.name, generation.attempt)))
+        if keep:
+            self._hash(generation)
+        effects += [s for s in frames.closings(generation, keep=keep) if s.to != lost]
         generation.route = ()
         return effects
 
@@ -479,3 +492,9 @@ class EntryMachine:
         if known or sender == self._me:
             return error
         return ProtocolError(f"{sender} failed: {failure.message}")
+
+
+def _usable(reused: int, generation: Generation) -> int:
+    """What a stage says it has; the last token must be fed, for the next one to come out."""
+    most = (len(generation.tokens) - 1) // PREFIX_BLOCK_TOKENS * PREFIX_BLOCK_TOKENS
+    return max(0, min(reused, most))

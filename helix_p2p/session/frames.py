@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from helix_p2p.session.effects import Send
 from helix_p2p.session.generation import Generation
-from helix_p2p.session.messages import Forward, LastStage, Open, Phase
+from helix_p2p.session.messages import Close, Forward, LastStage, Open, Phase
+from helix_p2p.session.prefixes import PREFIX_BLOCK_TOKENS, upstream_of
 from helix_p2p.types import PeerId
 
 
@@ -27,13 +28,42 @@ def openings(generation: Generation, me: PeerId, epoch: int) -> list[Send]:
             next=None if is_last else route[index + 1].peer,
             kv_tokens=generation.kv_tokens,
             last=_last_stage(generation) if is_last else None,
+            prefix=_prefix(generation, index, len(generation.tokens) - 1),
         )
         sends.append(Send(hop.peer, message))
     return sends
 
 
+def closings(generation: Generation, *, keep: bool) -> list[Send]:
+    """A `Close` for each stage of its route, first to last.
+
+    Args:
+        generation: As it ends on this route.
+        keep: Whether its caches may serve others that begin alike; its `chain` is up to date then.
+    """
+    return [
+        Send(
+            hop.peer,
+            Close(
+                generation.name,
+                generation.attempt,
+                _prefix(generation, index, len(generation.tokens)) if keep else (),
+            ),
+        )
+        for index, hop in enumerate(generation.route)
+    ]
+
+
+def _prefix(generation: Generation, index: int, tokens: int) -> tuple[bytes, ...]:
+    chain = generation.chain[: tokens // PREFIX_BLOCK_TOKENS]
+    return (upstream_of(generation.route, index), *chain) if chain else ()
+
+
 def prefill(generation: Generation, me: PeerId, chunk_tokens: int) -> list[Send]:
-    """Everything that is known, in chunks; the last one's last position gives the next token."""
+    """Everything that is known and that not every stage has, in chunks.
+
+    The last one's last position gives the next token.
+    """
     tokens = generation.tokens
     return [
         Send(
@@ -48,7 +78,7 @@ def prefill(generation: Generation, me: PeerId, chunk_tokens: int) -> list[Send]
                 tuple(tokens[start : start + chunk_tokens]),
             ),
         )
-        for start in range(0, len(tokens), chunk_tokens)
+        for start in range(generation.reused, len(tokens), chunk_tokens)
     ]
 
 

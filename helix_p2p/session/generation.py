@@ -27,6 +27,7 @@ class EntryLimits:
         prefill_s_per_token: Added to a deadline for each token that is fed before the next one
             can come; a slow CPU peer needs about 10 ms.
         repairs: New routes without a single new token in between.
+        reuse_prefixes: Whether stages may begin with what they kept of prompts that began alike.
     """
 
     waiting_sessions: int = 256
@@ -39,6 +40,7 @@ class EntryLimits:
     token_deadline_s: float = 20.0
     prefill_s_per_token: float = 0.02
     repairs: int = 8
+    reuse_prefixes: bool = True
 
 
 @dataclass(slots=True)
@@ -85,6 +87,8 @@ class Generation:
         interrupted: Whether it ran and lost its pipeline; it goes before those that never ran.
         announce: Whether the client is yet to be told of the pipeline.
         trouble: Why it is not running, if something failed.
+        chain: Hashes of its tokens' whole blocks, as far as they were needed.
+        reused: Positions that every stage of its pipeline has from earlier sessions.
     """
 
     client: ClientKey
@@ -104,6 +108,8 @@ class Generation:
     interrupted: bool = False
     announce: bool = True
     trouble: HelixError | None = None
+    chain: tuple[bytes, ...] = ()
+    reused: int = 0
 
     @property
     def key(self) -> GenerationKey:

@@ -55,6 +55,11 @@ class Inbox(Generic[P]):
         """Whether a session's prefill waits here."""
         return session in self._prefill
 
+    def first_position(self, session: SessionId) -> int | None:
+        """Where a session's waiting rows begin; None when none waits."""
+        rows = (*self._prefill.get(session, ()), *self._decode)
+        return min((row.position for row in rows if row.open.session == session), default=None)
+
     def put(self, phase: Phase, rows: Sequence[StepRow[P]]) -> None:
         """Add the rows of a frame."""
         if phase is Phase.DECODE:

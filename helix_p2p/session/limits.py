@@ -4,10 +4,12 @@ Always: everything that another machine chose is judged here before it is kept o
 the machines and the engine meet only values that make sense.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from helix_p2p.errors import InvalidRequest, PromptTooLong, ProtocolError
 from helix_p2p.session.messages import Generate, Open, Sampling
+from helix_p2p.session.prefixes import PREFIX_BLOCK_TOKENS, PREFIX_HASH_BYTES
 from helix_p2p.types import SESSION_ID_BYTES, PeerId
 
 MOST_EOS = 64
@@ -80,12 +82,24 @@ def check_open(message: Open, sender: PeerId, me: PeerId, model: ModelLimits) ->
         raise ProtocolError("every stage but the last passes its output on to another peer")
     if not (message.layers.start == 0) == (message.entry == me) == (message.previous == me):
         raise ProtocolError("an entry peer runs its sessions' first stage, and no other, itself")
+    check_prefix(message.prefix, model)
     if message.last is not None and not (
         _is_sane(message.last.sampling)
         and len(message.last.history) <= message.kv_tokens
         and all(0 <= token < model.vocab_size for token in message.last.history)
     ):
         raise ProtocolError("sampling is out of range")
+
+
+def check_prefix(chain: Sequence[bytes], model: ModelLimits) -> None:
+    """Refuse a chain that no session could have.
+
+    Raises:
+        ProtocolError: Too long, or not hashes.
+    """
+    longest = 1 + model.context_tokens // PREFIX_BLOCK_TOKENS
+    if len(chain) > longest or any(len(link) != PREFIX_HASH_BYTES for link in chain):
+        raise ProtocolError(f"a prefix is at most {longest} hashes of {PREFIX_HASH_BYTES} bytes")
 
 
 def _is_sane(sampling: Sampling) -> bool:

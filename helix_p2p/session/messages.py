@@ -156,6 +156,8 @@ class Open:
         next: Who gets the output; None for the last stage, whose tokens go to `entry`.
         kv_tokens: Longest the session can get.
         last: Set for the last stage.
+        prefix: What the session's first positions are, as hashes (`session/prefixes.py`); empty
+            where nothing is to be reused.
     """
 
     session: SessionId
@@ -167,23 +169,36 @@ class Open:
     next: PeerId | None
     kv_tokens: int
     last: LastStage | None = None
+    prefix: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The stage's answer: reserved, or why not."""
+    """The stage's answer: reserved, or why not.
+
+    Attributes:
+        reused: Positions that it has from an earlier session; the prefill may begin at any of
+            them, or after the last.
+    """
 
     session: SessionId
     attempt: int
     failure: Failure | None = None
+    reused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The session is over on this stage; free its KV cache."""
+    """The session is over on this stage; its KV cache is free.
+
+    Attributes:
+        prefix: What its positions were, as hashes, so that the cache can serve a session that
+            begins alike while its room is not needed; empty where it is of no more use.
+    """
 
     session: SessionId
     attempt: int
+    prefix: tuple[bytes, ...] = ()
 
 
 class Forward(Struct, frozen=True):

@@ -68,9 +68,11 @@ class PrefillWindow:
         self._prompts[session] = _Prompt(tokens, tuple(peers))
         self.tokens += tokens
 
-    def feed(self, session: SessionId, now_s: float) -> None:
-        """Its prefill is on its way."""
+    def feed(self, session: SessionId, tokens: int, now_s: float) -> None:
+        """Its prefill is on its way, without what every stage of its pipeline has already."""
         if (prompt := self._prompts.get(session)) is not None:
+            self.tokens += tokens - prompt.tokens
+            prompt.tokens = tokens
             prompt.fed_s = now_s
 
     def end(self, session: SessionId) -> None:

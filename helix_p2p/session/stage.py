@@ -46,6 +46,13 @@ from helix_p2p.session.messages import (
     Sampled,
     StageFailed,
 )
+from helix_p2p.session.prefixes import (
+    PREFIX_BLOCK_TOKENS,
+    KeptCache,
+    KeptCaches,
+    KvCopy,
+    shared_positions,
+)
 from helix_p2p.types import LayerRange, PeerId, SessionId
 
 P = TypeVar("P")
@@ -74,6 +81,7 @@ class _Session:
     """`filled` counts positions whose K and V are written or on their way through a step.
 
     `heard_s` is when its last row came; the ledger is told when it asks (`tick`), not per row.
+    `reused` counts positions that the cache began with; the first row may come anywhere in them.
     """
 
     open: Open
@@ -81,6 +89,7 @@ class _Session:
     takes_tokens: bool
     needs_history: bool
     filled: int = 0
+    reused: int = 0
     decoding: bool = False
     history: list[int] = field(default_factory=list)
 
@@ -110,6 +119,7 @@ class StageMachine(Generic[P]):
         self._serving: LayerRange | None = None
         self._draining = False
         self._sessions: dict[SessionId, _Session] = {}
+        self._kept = KeptCaches()
         self._inbox: Inbox[P] = Inbox(self._limits.decode_batch, self._limits.prefill_tokens)
         self._running: RunStep[P] | None = None
         self._changes = 0  # to who is open here, and under which attempt
@@ -121,6 +131,11 @@ class StageMachine(Generic[P]):
     def sessions(self) -> int:
         """Open sessions."""
         return len(self._sessions)
+
+    @property
+    def kept(self) -> int:
+        """Caches of ended sessions that are kept in case a prompt begins alike."""
+        return len(self._kept)
 
     @property
     def waiting_rows(self) -> int:
@@ -136,10 +151,15 @@ class StageMachine(Generic[P]):
         """Ranges that open sessions run on; those layers must not be dropped."""
         return tuple({session.open.layers for session in self._sessions.values()})
 
-    def serve(self, layers: LayerRange | None, *, draining: bool = False) -> None:
+    def serve(self, layers: LayerRange | None, *, draining: bool = False) -> list[Effect[P]]:
         """Which layers new sessions may use; running ones are not touched."""
         self._serving = layers
         self._draining = draining
+        return [CloseCache(session) for session in self._kept.fit_layers(layers)]
+
+    def forget_kept(self) -> list[Effect[P]]:
+        """Close what is kept in case it comes back: its memory is needed for something else."""
+        return [CloseCache(session) for session in self._kept.fit(0)]
 
     # ── messages ─────────────────────────────────────────────────────────────────────────────
 
@@ -162,32 +182,53 @@ class StageMachine(Generic[P]):
                 now_s + self._limits.session_idle_s,
             )
         except HelixError as error:
-            effects = self._end(message.session) if mine else []
+            ended = self._end(message.session) if mine else []
             answer = Opened(message.session, message.attempt, failure_of(error))
-            return [*effects, Send(sender, answer)]
+            return [*ended, Send(sender, answer)]
         self._inbox.forget(message.session)
-        effects = []
+        begin = self._reusable(message)
+        effects: list[Effect[P]] = [CloseCache(s) for s in self._kept.forget(message.session)]
+        effects += self._fit_kept()
+        if begin is not None and not (begin.source in self._sessions or begin.source in self._kept):
+            begin = None  # its room was needed
         if known is not None and known.open.layers != message.layers:
             effects.append(CloseCache(message.session))
         last = message.last
         needs_history = last is not None and last.sampling.repetition_penalty != 1.0
         self._sessions[message.session] = fresh = _Session(
-            message, now_s, message.layers.start == 0, needs_history
+            message,
+            now_s,
+            message.layers.start == 0,
+            needs_history,
+            reused=begin.positions if begin else 0,
         )
         self._changes += 1
         self._historians += needs_history - (known is not None and known.needs_history)
         if needs_history and last is not None:
             fresh.history.extend(last.history)
-        effects.append(OpenCache(message.session, message.layers, message.kv_tokens))
-        effects.append(Send(sender, Opened(message.session, message.attempt)))
-        return effects
+        effects.append(OpenCache(message.session, message.layers, message.kv_tokens, begin))
+        opened = Opened(message.session, message.attempt, reused=fresh.reused)
+        return [*effects, Send(sender, opened)]
 
     def on_close(self, sender: PeerId, message: Close) -> list[Effect[P]]:
         """The entry peer is done with a session."""
         known = self._sessions.get(message.session)
         if known is None or known.open.entry != sender or message.attempt < known.open.attempt:
             return []
-        return self._end(message.session)
+        cache = KeptCache(
+            sender,
+            known.open.layers,
+            message.prefix,
+            self._written(known),
+            token_layers_of(known.open.kv_tokens, known.open.layers),
+        )
+        serves = self._serving is not None and self._serving.contains(cache.layers)
+        longest = 1 + known.open.kv_tokens // PREFIX_BLOCK_TOKENS
+        if not serves or not cache.is_useful or len(message.prefix) > longest:
+            return self._end(message.session)
+        self._forget(message.session)
+        gone = self._kept.keep(message.session, cache)
+        return [*(CloseCache(session) for session in gone), *self._fit_kept()]
 
     def on_forward(
         self, sender: PeerId, message: Forward, payloads: Sequence[P], now_s: float
@@ -221,9 +262,12 @@ class StageMachine(Generic[P]):
                 failed = StageFailed(session, attempt, self._me, failure_of(unknown))
                 effects.append(Send(sender, failed))
                 continue
-            open_, filled = known.open, known.filled + count
+            open_ = known.open
             if open_.attempt > attempt or position < known.filled or open_.previous != sender:
                 continue
+            if known.filled == 0 and position <= known.reused:
+                known.filled = position
+            filled = known.filled + count
             continues = position == known.filled and filled <= open_.kv_tokens and count <= room
             steady = decode and known.decoding and takes_tokens is known.takes_tokens
             if not (continues and steady):
@@ -287,7 +331,8 @@ class StageMachine(Generic[P]):
 
     def tick(self, now_s: float) -> list[Effect[P]]:
         """Free sessions that heard nothing for too long, or whose room is another's by now."""
-        effects: list[Effect[P]] = []
+        effects: list[Effect[P]] = [CloseCache(s) for s in self._kept.tick(now_s)]
+        effects += self._fit_kept()
         idle_s = self._limits.session_idle_s
         for session in self._ledger.expired(now_s):
             known = self._sessions[session]
@@ -391,13 +436,44 @@ class StageMachine(Generic[P]):
         return [*self._end(session), _failed(session, open_, at_fault, error)]
 
     def _end(self, session: SessionId) -> list[Effect[P]]:
+        self._forget(session)
+        return [CloseCache(session)]
+
+    def _forget(self, session: SessionId) -> None:
         ended = self._sessions.pop(session, None)
         if ended is not None:
             self._changes += 1
             self._historians -= ended.needs_history
         self._ledger.release(session)
         self._inbox.forget(session)
-        return [CloseCache(session)]
+
+    def _fit_kept(self) -> list[Effect[P]]:
+        """What is reserved goes before what is kept."""
+        return [CloseCache(s) for s in self._kept.fit(self._ledger.free_token_layers)]
+
+    def _reusable(self, message: Open) -> KvCopy | None:
+        """The cache, of a running session or a kept one, that begins most like a new session's."""
+        if not message.prefix:
+            return None
+        best = self._kept.find(message.entry, message.layers, message.prefix)
+        for session, known in self._sessions.items():
+            if (known.open.entry, known.open.layers) != (message.entry, message.layers):
+                continue
+            if known.open.prefix[:1] != message.prefix[:1] or session == message.session:
+                continue
+            shared = shared_positions(known.open.prefix, message.prefix, self._written(known))
+            if shared > (best.positions if best else 0):
+                best = KvCopy(session, shared)
+        return best
+
+    def _written(self, known: _Session) -> int:
+        """Positions of a session's cache that are written, from the first on without a gap."""
+        steps = (*self._again, *(() if self._running is None else (self._running,)))
+        under_way = [row.position for step in steps for row in step.rows if row.open is known.open]
+        waiting = self._inbox.first_position(known.open.session)
+        if waiting is not None:
+            under_way.append(waiting)
+        return min(under_way, default=known.filled or known.reused)
 
     def _finish_step(self) -> RunStep[P]:
         if self._running is None:

@@ -9,7 +9,14 @@ from helix_p2p.errors import PoisonedActivation, ProtocolError
 from helix_p2p.planning.plan import EdgeFlow, MinCut, Placement
 from helix_p2p.routing.admission import KvLedger
 from helix_p2p.routing.route import Router
-from helix_p2p.session.effects import ClientKey, Deliver, OpenCache, RunStep, Send
+from helix_p2p.session.effects import (
+    ClientKey,
+    CloseCache,
+    Deliver,
+    OpenCache,
+    RunStep,
+    Send,
+)
 from helix_p2p.session.entry import EntryMachine
 from helix_p2p.session.limits import ModelLimits
 from helix_p2p.session.messages import (
@@ -35,7 +42,7 @@ ME, ENTRY, BEFORE, AFTER, EVIL, MALLORY = (
     PeerId(p) for p in ("me", "entry", "before", "after", "evil", "mallory")
 )
 HONEST = SessionId(b"h" * 16)
-MODEL = ModelLimits(layers=8, context_tokens=64, vocab_size=50)
+MODEL = ModelLimits(layers=8, context_tokens=200, vocab_size=50)
 
 hostile = st.sampled_from([EVIL, MALLORY])
 anyone = st.sampled_from([ME, ENTRY, BEFORE, AFTER, EVIL, MALLORY])
@@ -53,8 +60,20 @@ lasts = st.none() | st.builds(
     st.builds(Sampling, floats, numbers, floats, floats, numbers),
     st.lists(numbers, max_size=3).map(tuple),
 )
+links = st.sampled_from([b"1" * 16, b"2" * 16, b"3" * 16, b"short"])
+chains = st.lists(links, max_size=4).map(tuple)
 opens = st.builds(
-    Open, names, numbers, numbers, ranges, anyone, anyone, st.none() | anyone, numbers, lasts
+    Open,
+    names,
+    numbers,
+    numbers,
+    ranges,
+    anyone,
+    anyone,
+    st.none() | anyone,
+    numbers | st.integers(100, 200),
+    lasts,
+    chains,
 )
 
 
@@ -78,7 +97,7 @@ def frames(draw):
     )
 
 
-closes = st.builds(Close, names, numbers)
+closes = st.builds(Close, names, numbers, chains)
 acts = st.lists(
     st.one_of(
         st.tuples(st.just("open"), hostile, opens),
@@ -106,14 +125,26 @@ class Watched:
     def check(self, effects):
         for effect in effects:
             if isinstance(effect, OpenCache):
-                self.caches[effect.session] = effect.layers
+                if effect.begin is not None:
+                    layers, written = self.caches[effect.begin.source]
+                    assert layers == effect.layers
+                    assert 64 <= effect.begin.positions <= written
+                    self.caches[effect.session] = (layers, effect.begin.positions)
+                else:
+                    self.caches[effect.session] = (effect.layers, 0)
+            elif isinstance(effect, CloseCache):
+                self.caches.pop(effect.session, None)
             elif isinstance(effect, RunStep):
                 assert self.running is None
                 self.running = effect
                 rows = [row.session for row in effect.rows]
                 assert len(set(rows)) == len(rows) > 0
-                assert {self.caches[row] for row in rows} == {effect.layers}
+                assert {self.caches[row][0] for row in rows} == {effect.layers}
+                for row in effect.rows:
+                    assert row.position <= self.caches[row.session][1]
+                    self.caches[row.session] = (effect.layers, row.position + row.count)
                 assert not effect.takes_tokens
+        assert len(self.caches) == self.stage.sessions + self.stage.kept
         assert len(self.ledger.reservations) == self.stage.sessions
         assert 0 <= self.ledger.used_token_layers <= 10_000
         assert self.stage.waiting_positions >= self.stage.waiting_rows >= 0

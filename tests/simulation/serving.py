@@ -70,10 +70,16 @@ class Engine:
     """Toy engine: per session and layer range, hidden states by position."""
 
     caches: dict[SessionId, tuple[LayerRange, int, dict[int, int]]] = field(default_factory=dict)
+    computed: int = 0
 
     def open(self, effect: OpenCache) -> None:
         known = self.caches.get(effect.session)
         kept = known[2] if known and known[0] == effect.layers else {}
+        if effect.begin is not None:
+            layers, _, held = self.caches[effect.begin.source]
+            assert layers == effect.layers
+            assert len(held) >= effect.begin.positions
+            kept = {position: held[position] for position in range(effect.begin.positions)}
         self.caches[effect.session] = (effect.layers, effect.kv_tokens, kept)
 
     def step(self, step: RunStep) -> tuple[list[list[int]], list[int | None]]:
@@ -82,6 +88,7 @@ class Engine:
             layers, room, cache = self.caches[row.session]
             assert layers == step.layers
             assert row.position + row.count <= room
+            self.computed += row.count
             hidden = list(row.payload)
             for layer in step.layers:
                 hidden = [digest(h, layer) for h in hidden]
@@ -121,6 +128,7 @@ class Swarm:
         kv: int = 10_000,
         flows: tuple = (),
         chunk: int = 8,
+        reuse: bool = True,
     ) -> None:
         self.layers, self.rng = layers, random.Random(seed)
         self.now, self.events, self.order = 0.0, [], 0
@@ -141,7 +149,12 @@ class Swarm:
                 model,
                 router,
                 random.Random(f"{seed} {name}"),
-                EntryLimits(prefill_chunk_tokens=chunk, token_deadline_s=3.0, waiting_s=20.0),
+                EntryLimits(
+                    prefill_chunk_tokens=chunk,
+                    token_deadline_s=3.0,
+                    waiting_s=20.0,
+                    reuse_prefixes=reuse,
+                ),
             )
             stage = StageMachine(me, model, ledger)
             stage.serve(LayerRange(start, end))

@@ -41,13 +41,13 @@ class ServingRules:
     """The production machines' own limits, and what a run needs to know.
 
     Attributes:
-        entry: Of entry peers.
+        entry: Of entry peers. No two prompts begin alike here, so none is hashed.
         stage: Of stages.
         context_tokens: Of the model.
         loss: Of every link.
     """
 
-    entry: EntryLimits = field(default_factory=EntryLimits)
+    entry: EntryLimits = field(default_factory=lambda: EntryLimits(reuse_prefixes=False))
     stage: StageLimits = field(default_factory=StageLimits)
     context_tokens: int = 4096
     loss: float = 0.0

@@ -233,3 +233,22 @@ async def test_more_sessions_than_the_kv_cache_holds_wait_and_all_finish(tiny):
         await swarm.client.until_ended(*asked)
         expected = greedy(model, prompt_of(2), 17)
         assert [swarm.client.tokens[session] for session in asked] == [expected] * 5
+
+
+async def test_a_chat_reuses_its_turns_in_every_stage_and_equals_generate(tiny):
+    folder, model = tiny
+    async with pipeline(folder, a=(0, 3), b=(2, 5), c=(4, 6)) as swarm:
+        prompt = prompt_of(20)
+        computed = []
+        for turn in range(3):
+            before = [m.serving.counters.prefill_tokens for m in swarm.members.values()]
+            session = swarm.generate(prompt, 12)
+            await swarm.client.until_ended(session)
+            answer = swarm.client.tokens[session]
+            assert answer == greedy(model, prompt, 12)
+            after = [m.serving.counters.prefill_tokens for m in swarm.members.values()]
+            computed.append([b - a for a, b in zip(before, after, strict=True)])
+            prompt = [*prompt, *answer, *prompt_of(turn + 2)]
+        assert computed[0] == [103] * 3
+        assert computed[1] == [103 + 12 + 13 - 64] * 3
+        assert computed[2] == [103 + 2 * 12 + 13 + 18 - 128] * 3

@@ -20,6 +20,7 @@ from helix_p2p.errors import (
     PromptTooLong,
     ProtocolError,
 )
+from helix_p2p.session.prefixes import KvCopy
 from helix_p2p.types import LayerRange
 from tests.unit.engine.tiny import LAYERS, Chain, make_model, manifest_of, row, session
 
@@ -429,3 +430,33 @@ def test_a_load_that_finds_no_memory_is_typed(
     with pytest.raises(OutOfMemory, match="no memory for 4 layers"):
         engine.prepare(WHOLE)
     assert engine.held == {0, 1}
+
+
+# ── beginning with another session's cache ─────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", ["Llama", "Gemma2", "DeepseekV3", "Bloom", "GptOss"])
+def test_a_session_that_begins_with_anothers_cache_equals_one_that_does_not(
+    name: str, tmp_path: Path
+) -> None:
+    make_model(name, tmp_path)
+    chain = Chain(tmp_path, [((0, 3), (0, 3)), ((2, 6), (3, 6))])
+    chain.open(session(1), session(2))
+    tokens = list(range(3, 23))
+    wanted = chain.logits([row(1, 0, 20)], tokens)
+    chain.logits([row(2, 0, 16)], [*tokens[:12], 90, 91, 92, 93])
+    for engine, layers in chain.stages:
+        engine.open(session(3), layers, 64, KvCopy(session(2), 12))
+        assert engine.length(session(3)) == 12
+    chain.logits([row(2, 8, 8)], [94] * 8)  # the other goes on by itself, and even back
+    got = chain.logits([row(3, 10, 10)], tokens[10:])  # and a pipeline may begin earlier
+    assert torch.allclose(got, wanted[10:], atol=1e-5 * max(1.0, float(wanted.abs().max())))
+
+
+def test_a_cache_that_is_not_there_is_not_begun_with(folder: Path) -> None:
+    engine = engine_of(folder)
+    engine.open(session(1), WHOLE, 32)
+    engine.step(WHOLE, [row(1, 0, 4)], tokens=[3, 4, 5, 6])
+    for source, positions in ((session(9), 4), (session(1), 5)):
+        with pytest.raises(Busy, match="gone"):
+            engine.open(session(2), WHOLE, 32, KvCopy(source, positions))

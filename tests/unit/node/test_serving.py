@@ -44,7 +44,7 @@ class Engine:
         self.caches = {}
         self.refused = set()
 
-    def open(self, session, layers, kv_tokens):
+    def open(self, session, layers, kv_tokens, begin=None):
         if session in self.refused:
             self.kv_capacity_token_layers = 0
             raise Busy("the device has no more room")

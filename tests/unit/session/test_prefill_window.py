@@ -20,7 +20,7 @@ def through_a_pipe(window: PrefillWindow, tokens_per_s: float, until_s: float) -
         while window.has_room:
             number += 1
             window.start(name(number), 500, (A, B))
-            window.feed(name(number), now_s)
+            window.feed(name(number), 500, now_s)
             on_way.append((number, now_s))
         first, fed_s = on_way.popleft()
         free_s = max(free_s, fed_s) + 500 / tokens_per_s
@@ -48,7 +48,7 @@ def test_one_prompt_may_always_go():
     for number in range(200):  # each slower than the one before
         window.start(name(number), MOST_TOKENS + 1, (A,))
         assert not window.has_room
-        window.feed(name(number), 1000.0 * number)
+        window.feed(name(number), MOST_TOKENS + 1, 1000.0 * number)
         window.answer(name(number), 1000.0 * number + 2.0 ** min(number, 9))
         assert window.has_room
         assert window.window_tokens >= LEAST_TOKENS
@@ -59,7 +59,7 @@ def test_a_slow_route_does_not_make_a_fast_one_look_congested():
     for number in range(40):
         peers, took_s = ((A, B), 1.0) if number % 2 else ((A, SLOW_PEER), 20.0)
         window.start(name(number), 500, peers)
-        window.feed(name(number), 100.0 * number)
+        window.feed(name(number), 500, 100.0 * number)
         window.answer(name(number), 100.0 * number + took_s)
     assert window.window_tokens >= FIRST_TOKENS
 
@@ -73,3 +73,14 @@ def test_a_prompt_that_fails_gives_its_room_back_once():
     window.answer(name(1), 5.0)
     assert window.tokens == 0
     assert window.has_room
+
+
+def test_what_the_stages_have_already_is_not_on_its_way():
+    window = PrefillWindow()
+    window.start(name(1), FIRST_TOKENS, (A,))
+    assert not window.has_room
+    window.feed(name(1), 100, 0.0)
+    assert window.tokens == 100
+    assert window.has_room
+    window.answer(name(1), 1.0)
+    assert window.tokens == 0
