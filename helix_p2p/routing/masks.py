@@ -1,12 +1,14 @@
-"""Peers that are left out of routes for a while.
+"""Peers, or ways between two peers, that are left out of routes for a while.
 
 Always: a mask ends by itself; each further failure of the same peer in a short time doubles it, up
 to a bound, and a success forgets it.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from helix_p2p.types import PeerId
+K = TypeVar("K", bound=Hashable)
 
 FORGET_S = 60.0
 
@@ -17,15 +19,15 @@ class _Mask:
     length_s: float
 
 
-class Masks:
+class Masks(Generic[K]):
     """Who is masked until when."""
 
     def __init__(self, *, shortest_s: float = 0.5, longest_s: float = 30.0) -> None:
         self._shortest_s = shortest_s
         self._longest_s = longest_s
-        self._masks: dict[PeerId, _Mask] = {}
+        self._masks: dict[K, _Mask] = {}
 
-    def fail(self, peer: PeerId, now_s: float, at_least_s: float = 0.0) -> float:
+    def fail(self, peer: K, now_s: float, at_least_s: float = 0.0) -> float:
         """Mask a peer that failed or was busy; returns when it is tried again."""
         known = self._masks.get(peer)
         if known is None or now_s > known.until_s + FORGET_S:
@@ -38,11 +40,11 @@ class Masks:
         self._masks[peer] = _Mask(now_s + length, length)
         return now_s + length
 
-    def succeed(self, peer: PeerId) -> None:
+    def succeed(self, peer: K) -> None:
         """A peer answered as it should."""
         self._masks.pop(peer, None)
 
-    def masked(self, now_s: float) -> frozenset[PeerId]:
+    def masked(self, now_s: float) -> frozenset[K]:
         """Who is left out now."""
         return frozenset(peer for peer, mask in self._masks.items() if mask.until_s > now_s)
 

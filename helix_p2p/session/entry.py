@@ -7,8 +7,8 @@ fed again, from the first position, into caches that the new attempt opens (docs
 
 Always:
 - a delivered token has the next number, comes once, and is never changed by a repair;
-- what belongs to an earlier attempt has no effect, and a stage speaks for itself and against those
-  behind it, never against this peer;
+- what belongs to an earlier attempt has no effect; a stage speaks for itself, and what it says
+  against a neighbour costs the way between the two (routing/blame.py), never this peer;
 - nothing waits for ever: waiting, opening and every token have a deadline, repairs without progress
   are counted, and the client gets one typed `Refused` in the end;
 - waiting is bounded, and fair between client identities (`line.py`);
@@ -33,6 +33,7 @@ from helix_p2p.errors import (
     ProtocolError,
     from_wire,
 )
+from helix_p2p.routing.blame import Blame
 from helix_p2p.routing.masks import Masks
 from helix_p2p.routing.route import Route, Router
 from helix_p2p.session import frames
@@ -95,8 +96,9 @@ class EntryMachine:
         self._pace = OpeningPace()
         self._windows = DecodeWindows()
         self._prefills = PrefillWindow()
-        self._failed = Masks()
-        self._busy = Masks(shortest_s=0.1, longest_s=2.0)
+        self._failed: Masks[PeerId] = Masks()
+        self._blame = Blame()
+        self._busy: Masks[PeerId] = Masks(shortest_s=0.1, longest_s=2.0)
         self._serving: Mapping[PeerId, LayerRange] = {}
         self._hosts: Mapping[PeerId, str] = {}
         self._epoch = 0
@@ -237,11 +239,16 @@ class EntryMachine:
         generation = self._current(message.session, message.attempt)
         if generation is None or sender not in generation.peers:
             return []
-        behind = generation.peers[generation.peers.index(sender) :]
-        before = generation.peers[max(0, generation.peers.index(sender) - 1)]
-        accused = message.peer in (*behind, before) and message.peer != self._me
-        at_fault = message.peer if accused else sender
-        return self._trouble(generation, at_fault, self._said(sender, message.failure), now_s)
+        error = self._said(sender, message.failure)
+        peers, accused = generation.peers, message.peer
+        at = peers.index(sender)
+        neighbours = {peer for peer in peers[max(0, at - 1) : at + 2] if peer != self._me}
+        if accused == sender or accused not in neighbours:
+            return self._trouble(generation, sender, error, now_s)
+        way = (sender, accused) if accused in peers[at:] else (accused, sender)
+        if self._blame.accuse(sender, accused, way, now_s):
+            self._failed.fail(accused, now_s)
+        return self._trouble(generation, accused, error, now_s, accusation=True)
 
     def on_peer_lost(self, peer: PeerId, now_s: float) -> list[EntryEffect]:
         """A stage's link broke or fell silent: every generation on it is repaired."""
@@ -322,14 +329,17 @@ class EntryMachine:
     def _find_route(self, generation: Generation, now_s: float) -> Route | None:
         masked = self._failed.masked(now_s) | self._busy.masked(now_s)
         usable = {p: held for p, held in self._serving.items() if p not in masked}
-        cost = float(generation.kv_tokens)
+
+        def choose(serving: Mapping[PeerId, LayerRange]) -> Route | None:
+            return self._router.choose(self._me, serving, float(generation.kv_tokens))
+
         avoid = set(generation.request.avoid) - {self._me}
         if avoid:
             rest = {p: held for p, held in usable.items() if p not in avoid}
-            route = self._router.choose(self._me, rest, cost)
+            route = self._blame.around(choose, rest, now_s)
             if route is not None:
                 return route
-        return self._router.choose(self._me, usable, cost)
+        return self._blame.around(choose, usable, now_s)
 
     def _open(self, generation: Generation, route: Route, now_s: float) -> list[EntryEffect]:
         generation.attempt += 1
@@ -388,6 +398,7 @@ class EntryMachine:
             self.stats.finished += 1
             for peer in generation.peers:
                 self._failed.succeed(peer)
+            self._blame.worked(generation.route)
             return [*effects, *self._drop(generation, keep=True), *self._admit(now_s)]
         self._windows.ready(generation.name)
         return effects
@@ -422,8 +433,18 @@ class EntryMachine:
         now_s: float,
         *,
         masked: bool = False,
+        accusation: bool = False,
     ) -> list[EntryEffect]:
-        """Leave `peer` out for a while and take another route."""
+        """Leave `peer` out for a while and take another route.
+
+        Args:
+            generation: Which.
+            peer: Who failed, or is said to have.
+            error: How.
+            now_s: Now.
+            masked: It was seen to be gone, and is left out already.
+            accusation: Another stage says so; what that costs whom is `Blame`'s.
+        """
         if peer == self._me and not isinstance(error, (CapacityError, NetworkError)):
             return self._refuse(generation, error)
         ran = generation.state is State.RUNNING
@@ -440,7 +461,9 @@ class EntryMachine:
         if generation.repairs > self._limits.repairs:
             return self._refuse(generation, error)
         effects = self._release(generation, lost=peer if masked else None)
-        if isinstance(error, CapacityError):
+        if accusation:
+            pass
+        elif isinstance(error, CapacityError):
             self._pace.full()
             if peer not in self._busy.masked(now_s):
                 self._busy.fail(peer, now_s)

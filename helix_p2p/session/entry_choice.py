@@ -64,7 +64,7 @@ class EntryChoice:
         self._random = random
         self._candidates: dict[PeerId, EntryCandidate] = {}
         self._turns: InterleavedRoundRobin[PeerId] = InterleavedRoundRobin()
-        self._masks = Masks(shortest_s=SHORTEST_MASK_S)
+        self._masks: Masks[PeerId] = Masks(shortest_s=SHORTEST_MASK_S)
         self._started = False
 
     @property
