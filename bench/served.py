@@ -53,6 +53,7 @@ def _random_llama(name: str, **sizes: Any) -> Path:
     if not (folder / "config.json").is_file():
         torch.manual_seed(0)
         config = LlamaConfig(max_position_embeddings=4096, bos_token_id=1, eos_token_id=2, **sizes)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=folder.parent))
         LlamaForCausalLM(config).save_pretrained(made)
         for file in TOKENIZER_FILES:

@@ -139,6 +139,32 @@ class MergedSpan:
         )
 
 
+class MergedHead:
+    """Final norm and head of `FAMILIES`, which scale and cap nothing.
+
+    Args:
+        shell: The outer model.
+        inner: The inner one, with its final norm.
+    """
+
+    def __init__(self, shell: Any, inner: Any) -> None:
+        self._norm = inner.norm
+        self._product = shell.lm_head
+
+    @staticmethod
+    def fits(shell: nn.Module) -> bool:
+        """Whether this model's head is nothing more."""
+        kind = type(shell)
+        return kind.__module__ in FAMILIES and kind.__name__.endswith("ForCausalLM")
+
+    def run(self, hidden: torch.Tensor) -> torch.Tensor:
+        """See `slices.Head.run`."""
+        norm = self._norm
+        normed = F.rms_norm(hidden, hidden.shape[-1:], norm.weight, norm.variance_epsilon)
+        logits: torch.Tensor = self._product(normed)
+        return logits
+
+
 def merged(layer: nn.Module) -> nn.Module:
     """The merged form of a layer where that is possible, else the layer itself."""
     kind = type(layer)

@@ -20,7 +20,7 @@ from transformers.utils import logging as _transformers_logging
 from helix_p2p.engine.architecture import Absent, Architecture
 from helix_p2p.engine.checkpoint import Checkpoint, layer_of, renumber
 from helix_p2p.engine.memory import is_out_of_memory
-from helix_p2p.engine.merged_layer import MergedLayer, MergedSpan, merged
+from helix_p2p.engine.merged_layer import MergedHead, MergedLayer, MergedSpan, merged
 from helix_p2p.engine.packed_linear import PackedLinear, pack
 from helix_p2p.engine.quantised import Quantisation, quantise, resident_bytes
 from helix_p2p.errors import ModelError, OutOfMemory
@@ -309,6 +309,7 @@ class Head:
 
     def __init__(self, architecture: Architecture, shell: nn.Module) -> None:
         inner = shell.get_submodule(architecture.decoder)
+        self._merged = MergedHead(shell, inner) if MergedHead.fits(shell) else None
         names = sorted(architecture.after, key=lambda name: name == "project_out")
         after = _After([getattr(inner, name) for name in names])
         *path, last = architecture.decoder.split(".")
@@ -328,6 +329,8 @@ class Head:
         Returns:
             `[rows, vocab]`.
         """
+        if self._merged is not None:
+            return self._merged.run(hidden)
         logits: torch.Tensor = self._outer(inputs_embeds=hidden[None], use_cache=False).logits[0]
         return logits
 

@@ -7,7 +7,6 @@ never reaches a batch that others share.
 """
 
 import sys
-import warnings
 from typing import Any
 
 import torch
@@ -72,9 +71,9 @@ def from_bytes(
         raise PoisonedActivation(
             f"{len(data)} bytes of activations, not {tokens} × {d_model} in {dtype}"
         )
-    with warnings.catch_warnings():  # bytes are read-only, and so do we treat them
-        warnings.filterwarnings("ignore", message="The given buffer is not writable")
-        hidden = torch.frombuffer(data, dtype=kind).view(tokens, d_model)
+    if not isinstance(data, bytearray) and memoryview(data).readonly:
+        data = bytearray(data)  # torch warns of memory that it must not write
+    hidden = torch.frombuffer(data, dtype=kind).view(tokens, d_model)
     check_finite(hidden)
     return hidden
 

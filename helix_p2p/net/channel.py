@@ -157,6 +157,16 @@ class Channel:
         """
         await self.write(*encode_frame(message, payload))
 
+    def write_now(self, *frames: Buffer) -> bool:
+        """Send encoded frames if that takes no waiting: no task is woken for a frame of kilobytes.
+
+        Returns:
+            False, and nothing is sent, when something else waits or the channel is closed.
+        """
+        if self._closed or self._send_lock.locked():
+            return False
+        return self._stream.write_now(*frames)
+
     async def write(self, *frames: Buffer) -> None:
         """Send encoded frames as one piece; see `send`."""
         if self._closed:

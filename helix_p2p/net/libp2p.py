@@ -30,6 +30,8 @@ LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 IDENTITY_FILE = "libp2p.key"
 JOIN_BYTES = 128 * 1024
 """Up to here several buffers are copied into one write: a second system call costs more."""
+WAITING_BYTES = 64 * 1024
+"""With less than this on its way to the daemon, `write_now` adds to it."""
 CLOSE_TIMEOUT_S = 1.0
 STREAMS_PER_PEER = 64
 STREAMS = 4096
@@ -290,6 +292,19 @@ class Libp2pStream:
         except (asyncio.IncompleteReadError, OSError) as error:
             raise PeerLost(f"the stream with {self._remote} ended") from error
 
+    def write_now(self, *buffers: Buffer) -> bool:
+        """Send the buffers if little waits before them; see `Stream.write_now`."""
+        transport = self._writer.transport
+        if self._closed or self._reader.at_eof() or transport.is_closing():
+            return False
+        if transport.get_write_buffer_size() > WAITING_BYTES:
+            return False
+        try:
+            self._write(buffers)
+        except (OSError, RuntimeError):  # whoever waits for the stream hears of it
+            return False
+        return True
+
     async def write(self, *buffers: Buffer) -> None:
         """Send the buffers as one piece; they must not change afterwards.
 
@@ -299,16 +314,19 @@ class Libp2pStream:
         if self._closed or self._reader.at_eof() or self._writer.is_closing():
             raise PeerLost(f"the stream with {self._remote} ended")
         try:
-            if len(buffers) == 1:
-                self._writer.write(buffers[0])
-            elif sum(map(size_bytes, buffers)) <= JOIN_BYTES:
-                self._writer.write(b"".join(buffers))
-            else:
-                for buffer in buffers:
-                    self._writer.write(buffer)
+            self._write(buffers)
             await self._writer.drain()
         except (OSError, RuntimeError) as error:  # uvloop: RuntimeError on a closed transport
             raise PeerLost(f"the stream with {self._remote} ended") from error
+
+    def _write(self, buffers: Sequence[Buffer]) -> None:
+        if len(buffers) == 1:
+            self._writer.write(buffers[0])
+        elif sum(map(size_bytes, buffers)) <= JOIN_BYTES:
+            self._writer.write(b"".join(buffers))
+        else:
+            for buffer in buffers:
+                self._writer.write(buffer)
 
     async def close(self) -> None:
         """End the stream once what was written is out, or after a second; safe to call twice."""

@@ -25,7 +25,7 @@ from helix_p2p.errors import Cancelled, ConfigError, HelixError, PeerLost, Proto
 from helix_p2p.membership.messages import ErrorReply, Heartbeat
 from helix_p2p.net.channel import Channel
 from helix_p2p.net.outbox import Outbox
-from helix_p2p.net.transport import Buffer
+from helix_p2p.net.transport import Buffer, size_bytes
 from helix_p2p.types import PeerId
 from helix_p2p.wire.framing import PAYLOAD_LIMIT_BYTES, encode_frame
 
@@ -194,10 +194,13 @@ class Outgoing:
         return self._outbox.waiting_bytes
 
     def put(self, frame: tuple[Buffer, ...], *, urgent: bool) -> None:
-        """Queue a frame, or raise Busy."""
-        self._sent_bytes += self._outbox.put(frame, urgent=urgent)
+        """Send an urgent frame at once where nothing waits; else queue it, or raise Busy."""
+        if urgent and self._writes_now(frame):
+            self._sent_bytes += sum(map(size_bytes, frame))
+        else:
+            self._sent_bytes += self._outbox.put(frame, urgent=urgent)
+            self._wake.set()
         self._sent_frames += 1
-        self._wake.set()
 
     def attach(self, channel: Channel) -> None:
         """The dial succeeded."""
@@ -251,6 +254,11 @@ class Outgoing:
             queued_frames=len(self._outbox),
             queued_bytes=self._outbox.waiting_bytes,
         )
+
+    def _writes_now(self, frame: tuple[Buffer, ...]) -> bool:
+        if self._outbox or self._finishing or self.channel is None:
+            return False
+        return self.channel.write_now(*frame)
 
     def _next(self) -> list[Buffer]:
         frames = self._outbox.take()

@@ -209,6 +209,15 @@ class _Pipe:
         self.wake()
         return data
 
+    def write_now(self, buffers: Sequence[Buffer]) -> bool:
+        """Append if there is room and the network moves."""
+        if self.ended or self._pair.frozen or len(self._buffer) > WINDOW_BYTES:
+            return False
+        for buffer in buffers:
+            self._buffer += buffer
+        self.wake()
+        return True
+
     async def write(self, buffers: Sequence[Buffer]) -> bool:
         """Append, then wait for room; False when the pipe ended."""
         if self.ended:
@@ -251,6 +260,10 @@ class MemoryStream:
         if data is None:
             raise PeerLost(f"the stream with {self._remote} ended")
         return data
+
+    def write_now(self, *buffers: Buffer) -> bool:
+        """Send the buffers if there is room; see `Stream.write_now`."""
+        return not self._closed and self._outgoing.write_now(buffers)
 
     async def write(self, *buffers: Buffer) -> None:
         """Send the buffers in order, as one piece; waits while the other end is slow.

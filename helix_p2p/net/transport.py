@@ -34,6 +34,13 @@ class Stream(Protocol):
             PeerLost: The stream ended first.
         """
 
+    def write_now(self, *buffers: Buffer) -> bool:
+        """Send the buffers as one piece if that takes no waiting.
+
+        Returns:
+            False, and nothing is sent, when much waits to go out or the stream is gone.
+        """
+
     async def write(self, *buffers: Buffer) -> None:
         """Send the buffers in order, as one piece; waits while the other end is slow.
 

@@ -43,9 +43,12 @@ class _Stream:
         self.overflow = False
 
     def send(self, message: Message) -> None:
+        frame = encode_frame(message)
+        if not self._frames and not self.overflow and self.channel.write_now(*frame):
+            return
         self.overflow |= len(self._frames) >= QUEUE_MESSAGES
         if not self.overflow:
-            self._frames.extend(encode_frame(message))
+            self._frames.extend(frame)
         self._ready.set()
 
     def beat(self) -> None:

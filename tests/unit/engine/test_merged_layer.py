@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from helix_p2p.engine.contract import StepRow
-from helix_p2p.engine.merged_layer import MergedLayer, merged
+from helix_p2p.engine.merged_layer import MergedHead, MergedLayer, merged
 from tests.unit.engine.tiny import Chain, make_model, session
 
 PROMPT = [5, 6, 7, 8, 9, 10, 11]
@@ -21,7 +21,8 @@ def layers_of(folder: Path) -> Any:
 
 @pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2", "Qwen3"])
 def test_layers_of_these_families_are_merged(name: str, tmp_path: Path) -> None:
-    make_model(name, tmp_path)
+    model = make_model(name, tmp_path)
+    assert MergedHead.fits(model)
     assert all(isinstance(layer, MergedLayer) for layer in layers_of(tmp_path).values())
 
 
