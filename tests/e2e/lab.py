@@ -80,12 +80,16 @@ class Lab:
         self.commands: dict[str, Command] = {}
         self.invite = ""
         self.peer_command: tuple[str, ...] = ("helix-peer",)
+        self.environment: dict[str, str] = {}
+        self.prefix: Callable[[str], tuple[str, ...]] = lambda _name: ()
+        self.host: Callable[[str], str] = lambda _name: "127.0.0.1"
         self._memory_mb: dict[str, int] = {}
         self._family: list[psutil.Process] = []
 
     async def start(self, name: str, *arguments: str, **environment: str) -> Command:
         """Start one of the project's commands."""
         process = await asyncio.create_subprocess_exec(
+            *self.prefix(name),
             str(BIN / arguments[0]),
             *arguments[1:],
             stdin=asyncio.subprocess.DEVNULL,
@@ -96,6 +100,7 @@ class Lab:
                 "OMP_NUM_THREADS": "1",
                 "HF_HUB_OFFLINE": "1",
                 "XDG_STATE_HOME": str(self.folder / "xdg-state"),
+                **self.environment,
                 **environment,
             },
             start_new_session=True,
@@ -117,7 +122,7 @@ class Lab:
             "helix-bootstrap",
             "run",
             "--json",
-            "--host=127.0.0.1",
+            f"--host={self.host(name)}",
             "--port=0",
             f"--model={self.model}",
             f"--state-dir={self.folder / name}",
@@ -136,7 +141,7 @@ class Lab:
             "join",
             self.invite,
             "--json",
-            "--host=127.0.0.1",
+            f"--host={self.host(name)}",
             f"--model={self.model}",
             f"--max-memory={memory_mb}MB",
             "--threads=1",
