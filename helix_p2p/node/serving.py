@@ -34,6 +34,7 @@ from helix_p2p.node.steps import RowPayload
 from helix_p2p.planning.plan import Placement
 from helix_p2p.routing.admission import KvLedger
 from helix_p2p.routing.route import Router
+from helix_p2p.session.backpressure import Backpressure
 from helix_p2p.session.effects import (
     ClientKey,
     CloseCache,
@@ -69,10 +70,6 @@ from helix_p2p.wire.registry import Message
 
 log = logging.getLogger(__name__)
 
-CONGESTED_BYTES = 32 * 1024 * 1024
-"""Waiting for one peer; more prefill for it is not computed then. A chunk of 256 tokens is 4 MiB at
-d_model 8192 in bf16, and an uplink of 20 Mbit/s takes 1.7 s for it."""
-DRAINED_BYTES = CONGESTED_BYTES // 2
 WAITING_ACTIVATION_BYTES = 1024 * 1024 * 1024
 """What may wait for the engine, in host memory."""
 
@@ -169,7 +166,7 @@ class Serving:
         self._effects: deque[Effect[RowPayload]] = deque()
         self._carrying_out = False
         self._outputs = steps.Outputs()
-        self._congested: set[PeerId] = set()
+        self._pressure = Backpressure()
         self.counters = ServingCounters()
         self.oldest_epoch = 0
         """Routes of plans before this one are refused; the node raises it as plans are adopted."""
@@ -223,8 +220,7 @@ class Serving:
     def tick(self) -> None:
         """Look at deadlines; call it ten times a second."""
         now_s = self._clock()
-        for peer in [p for p in self._congested if self._links.queued_bytes(p) < DRAINED_BYTES]:
-            self._congested.discard(peer)
+        for peer in self._pressure.drained(self._links.queued_bytes):
             self._do(self._stage.on_drained(peer))
         self._do(self._stage.tick(now_s))
         self._do(self._entry.tick(now_s))
@@ -353,8 +349,7 @@ class Serving:
         except NetworkError as error:
             log.debug("nothing is sent to %s any more: %s", to, error)
         else:
-            if not urgent and self._links.queued_bytes(to) > CONGESTED_BYTES:
-                self._congested.add(to)
+            if not urgent and self._pressure.fills(to, self._links.queued_bytes(to)):
                 self._stage.on_congested(to)
 
     def _send_rows(self, to: PeerId, message: Forward, rows: Sequence[int]) -> None:

@@ -7,9 +7,9 @@ Always: the sum of reservations never exceeds the capacity, never goes negative,
 released twice counts once. The unit is tokens × layers, in whole blocks, as the engine allocates.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 
 from helix_p2p.errors import Busy
 from helix_p2p.types import LayerRange, PeerId, SessionId
@@ -45,7 +45,7 @@ class KvLedger:
         self._used = 0
         self._held: dict[SessionId, Reservation] = {}
         self._used_by: dict[PeerId, int] = {}
-        self._none_expires_before_s = math.inf
+        self._ends: list[tuple[float, SessionId]] = []  # a heap; some are not true any more
 
     @property
     def capacity_token_layers(self) -> int:
@@ -96,14 +96,14 @@ class KvLedger:
         self._used += token_layers
         self._used_by[owner] = self._used_by.get(owner, 0) + token_layers
         self._held[session] = Reservation(owner, token_layers, expires_s)
-        self._none_expires_before_s = min(self._none_expires_before_s, expires_s)
+        heappush(self._ends, (expires_s, session))
 
     def touch(self, session: SessionId, expires_s: float) -> None:
         """Keep a reservation for longer."""
         held = self._held.get(session)
         if held is not None:
             self._held[session] = replace(held, expires_s=expires_s)
-            self._none_expires_before_s = min(self._none_expires_before_s, expires_s)
+            heappush(self._ends, (expires_s, session))
 
     def release(self, session: SessionId) -> None:
         """Give the room back; unknown sessions are ignored."""
@@ -116,8 +116,12 @@ class KvLedger:
 
     def expired(self, now_s: float) -> tuple[SessionId, ...]:
         """Sessions whose reservation has run out."""
-        if now_s < self._none_expires_before_s:
-            return ()
-        ends_s = [held.expires_s for held in self._held.values()]
-        self._none_expires_before_s = min(ends_s, default=math.inf)
-        return tuple(s for s, held in self._held.items() if held.expires_s <= now_s)
+        due: dict[SessionId, float] = {}
+        while self._ends and self._ends[0][0] <= now_s:
+            expires_s, session = heappop(self._ends)
+            held = self._held.get(session)
+            if held is not None and held.expires_s == expires_s:
+                due[session] = expires_s
+        for session, expires_s in due.items():  # they stay due until somebody acts
+            heappush(self._ends, (expires_s, session))
+        return tuple(due)

@@ -273,10 +273,7 @@ class EntryMachine:
                 continue
             match generation.state:
                 case State.WAITING:
-                    error = generation.trouble or NoRoute(
-                        "no pipeline of live peers covers the model's layers", retry_after_s=5.0
-                    )
-                    effects += self._refuse(generation, error)
+                    effects += self._refuse(generation, generation.trouble or self._in_the_way())
                 case State.OPENING:
                     silent = [p for p in generation.peers if p not in generation.opened]
                     effects += self._late(generation, silent, now_s)
@@ -284,6 +281,12 @@ class EntryMachine:
                     others = [p for p in generation.peers if p != self._me]
                     effects += self._late(generation, others, now_s)
         return effects + self._admit(now_s) + self._decode(now_s)
+
+    def _in_the_way(self) -> HelixError:
+        """Why what waits was never tried."""
+        if not self._prefills.has_room:
+            return Busy("other prompts went before this one", retry_after_s=2.0)
+        return NoRoute("no pipeline of live peers covers the model's layers", retry_after_s=5.0)
 
     def _closed(self) -> NotServing | None:
         """Why no pipeline can begin here; what runs goes on."""
@@ -313,13 +316,9 @@ class EntryMachine:
     def _admit(self, now_s: float) -> list[EntryEffect]:
         """Open routes for what waits, as many at once as the stages' answers suggest."""
         effects: list[EntryEffect] = []
-        while self._line.waiting and self._line.opening < self._pace.most:
-            generation = self._line.next()
-            if not self._prefills.has_room:
-                generation.trouble = generation.trouble or Busy(
-                    "other prompts are on their way", retry_after_s=2.0
-                )
-                break
+        line = self._line
+        while line.waiting and line.opening < self._pace.most and self._prefills.has_room:
+            generation = line.next()
             route = self._find_route(generation, now_s)
             if route is None:
                 break

@@ -102,7 +102,7 @@ class Cancel:
     session: SessionId
 
 
-class Delivered(Struct, frozen=True):
+class Delivered(Struct, frozen=True, gc=False):
     """New tokens, each once and in order.
 
     Attributes:
@@ -201,7 +201,7 @@ class Close:
     prefix: tuple[bytes, ...] = ()
 
 
-class Forward(Struct, frozen=True):
+class Forward(Struct, frozen=True, gc=False):
     """One batch for the next stage: one row of columns per session, activations behind it.
 
     The frame's payload is `hidden: [sum(counts), d_model]` in `dtype`, sessions one after another;
@@ -228,7 +228,7 @@ class Forward(Struct, frozen=True):
     dtype: str = ""
 
 
-class Sampled(Struct, frozen=True):
+class Sampled(Struct, frozen=True, gc=False):
     """Tokens from the last stage to the entry peer, one row per session.
 
     `positions[i]` is the absolute position of the new token `tokens[i]`.

@@ -353,15 +353,17 @@ class StageMachine(Generic[P]):
         """The step ran; `tokens[i]` is what row i sampled. Outputs go on, the next step starts."""
         step = self._finish_step()
         rows = step.rows
-        live: Sequence[int] = range(len(rows))
-        if self._changes != self._changes_before_step:
-            live = [index for index in live if self._is_current(rows[index])]
-        elif len(ways := {row.open.next for row in rows}) == 1 and (way := ways.pop()) is not None:
-            return [SendRows(way, _forward(step, live), tuple(live)), *self._next_step()]
+        opens = [row.open for row in rows]
+        ways = {open_.next for open_ in opens}
+        unchanged = self._changes == self._changes_before_step
+        if unchanged and len(ways) == 1 and (way := ways.pop()) is not None:
+            forward = _forward(step.phase, rows, opens)
+            return [SendRows(way, forward, tuple(range(len(rows)))), *self._next_step()]
         onward: dict[PeerId, list[int]] = {}
         sampled: dict[PeerId, list[int]] = {}
-        for index in live:
-            open_ = rows[index].open
+        for index, open_ in enumerate(opens):
+            if not (unchanged or self._is_current(rows[index])):
+                continue
             if open_.next is not None:
                 onward.setdefault(open_.next, []).append(index)
             elif (token := tokens[index]) is not None:
@@ -372,7 +374,8 @@ class StageMachine(Generic[P]):
         for peer, chosen in sampled.items():
             effects.append(Send(peer, _sampled(rows, tokens, chosen)))
         for peer, chosen in onward.items():
-            effects.append(SendRows(peer, _forward(step, chosen), tuple(chosen)))
+            forward = _forward(step.phase, [rows[i] for i in chosen], [opens[i] for i in chosen])
+            effects.append(SendRows(peer, forward, tuple(chosen)))
         return effects + self._next_step()
 
     def on_step_failed(self, error: HelixError) -> list[Effect[P]]:
@@ -527,15 +530,14 @@ def _failed(session: SessionId, open_: Open, at_fault: PeerId, error: HelixError
     return Send(open_.entry, StageFailed(session, open_.attempt, at_fault, failure_of(error)))
 
 
-def _forward(step: RunStep[P], indices: Sequence[int]) -> Forward:
-    rows = step.rows if len(indices) == len(step.rows) else [step.rows[i] for i in indices]
-    opens = [row.open for row in rows]
+def _forward(phase: Phase, rows: Sequence[StepRow[P]], opens: Sequence[Open]) -> Forward:
+    decode = phase is Phase.DECODE
     return Forward(
-        step.phase,
+        phase,
         tuple([open_.session for open_ in opens]),
         tuple([open_.attempt for open_ in opens]),
         tuple([row.position for row in rows]),
-        tuple([row.count for row in rows]),
+        (1,) * len(rows) if decode else tuple([row.count for row in rows]),
         tuple([row.wanted for row in rows]),
     )
 

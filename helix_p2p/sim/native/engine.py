@@ -135,21 +135,21 @@ class ModelledEngine:
         Raises:
             BrokenInvariant: A row does not continue its cache or comes to the wrong layer.
         """
-        caches, rows = self._caches, step.rows
+        rows = step.rows
         start, end = step.layers.start, step.layers.end
-        found = [caches.get(row.open.session) for row in rows]
+        found = [self._caches.get(row.open.session) for row in rows]
         if None in found:
             return None
         for row, cache in zip(rows, found, strict=True):
             assert cache is not None, "just looked"
-            layers, filled = cache.layers, row.position + row.count
+            before, position = cache.filled, row.position
+            filled = position + row.count
+            layers = cache.layers
             if row.payload != start or layers.start != start or layers.end != end:
                 raise BrokenInvariant(f"a row at layer {row.payload} came to {layers}")
-            if row.position > cache.filled or filled > cache.room:
-                raise BrokenInvariant(
-                    f"positions {row.position}–{filled} of {cache.filled} in {cache.room}"
-                )
-            if filled > cache.filled:
+            if position > before or filled > cache.room:
+                raise BrokenInvariant(f"positions {position}–{filled} of {before} in {cache.room}")
+            if filled > before:
                 cache.filled = filled
         if end < self._layers:
             return [None] * len(rows)

@@ -13,8 +13,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from helix_p2p.errors import PeerLost
+from helix_p2p.net.link import LinkOptions
 from helix_p2p.routing.admission import KvLedger
 from helix_p2p.routing.route import Router
+from helix_p2p.session.backpressure import LOOK_AGAIN_S, Backpressure
 from helix_p2p.session.effects import CloseCache, Deliver, OpenCache, RunStep, Send, SendRows
 from helix_p2p.session.entry import EntryMachine
 from helix_p2p.session.messages import (
@@ -38,6 +40,9 @@ from helix_p2p.types import LayerRange, PeerId
 MESSAGE_BYTES = 128.0
 EOF_S = 0.05
 """Until the other end of a stream reads that a killed process is gone (measured, design §7)."""
+
+QUEUE_BYTES = LinkOptions().queue_bytes
+"""What waits for one peer at most."""
 
 CLIENT = PeerId("client")
 
@@ -95,6 +100,7 @@ class SimPeer:
         self._around = around
         self._ran: RunStep[Any] | None = None
         self._held_back: list[tuple[Any, ...]] = []
+        self._pressure = Backpressure()
         self._effects: deque[Any] = deque()
         self._carrying_out = False
 
@@ -191,6 +197,8 @@ class SimPeer:
         self.tokens_to[to] = self.tokens_to.get(to, 0) + tokens
         size = MESSAGE_BYTES + tokens * self._around.activation_bytes
         self._put_on(to, size, message, payloads, urgent=urgent)
+        if not urgent:
+            self._notice_pressure(to)
 
     def _put_on(
         self, to: PeerId, size: float, message: Any, payloads: Sequence[Any], *, urgent: bool
@@ -199,12 +207,31 @@ class SimPeer:
         target = around.peers.get(to)
         if target is None:
             return
-        if target.alive:
+        if not target.alive:
+            around.time.after(EOF_S, self._find_lost, to)
+        elif around.network.queued_bytes(self.me, to) > QUEUE_BYTES:
+            self.lose(to)  # as the real outbox, which takes no more
+        else:
             around.network.send(
                 self.me, to, size, target.receive, self.me, message, payloads, urgent=urgent
             )
-        else:
-            around.time.after(EOF_S, self._find_lost, to)
+
+    def _notice_pressure(self, to: PeerId) -> None:
+        looking = self._pressure.any_full
+        if self._pressure.fills(to, self._around.network.queued_bytes(self.me, to)):
+            self.stage.on_congested(to)
+            if not looking:
+                self._around.time.after(LOOK_AGAIN_S, self._look_for_room)
+
+    def _look_for_room(self) -> None:
+        if not self.alive:
+            return
+        network = self._around.network
+        if not self.hung:
+            for peer in self._pressure.drained(lambda to: network.queued_bytes(self.me, to)):
+                self.do(self.stage.on_drained(peer))
+        if self._pressure.any_full:
+            self._around.time.after(LOOK_AGAIN_S, self._look_for_room)
 
     def _find_lost(self, lost: PeerId) -> None:
         if self.alive and not self._around.peers[lost].alive:

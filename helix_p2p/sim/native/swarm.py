@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 from helix_p2p.errors import PeerLost, PeerUnreachable
+from helix_p2p.net.link import LinkOptions
 from helix_p2p.planning.capacity import MTOKENS
 from helix_p2p.planning.plan import EdgeFlow, MinCut, Placement
 from helix_p2p.routing.admission import KvLedger
@@ -32,7 +33,7 @@ from helix_p2p.sim.network import LinkModel, Network
 from helix_p2p.types import LayerRange, PeerId, SessionId
 
 TICK_S = 0.5
-SILENCE_S = 3.0
+SILENCE_S = LinkOptions().silence_s
 """Until the heartbeat on a stream gives up on a peer that hangs."""
 
 

@@ -11,7 +11,8 @@ from helix_p2p.engine.wireformat import to_bytes
 from helix_p2p.errors import Busy, NotServing, OutOfMemory, PeerLost
 from helix_p2p.node.compute import ComputeThread
 from helix_p2p.node.config import ServingLimits
-from helix_p2p.node.serving import CONGESTED_BYTES, Serving
+from helix_p2p.node.serving import Serving
+from helix_p2p.session.backpressure import FULL_BYTES
 from helix_p2p.session.messages import (
     Forward,
     LastStage,
@@ -177,7 +178,7 @@ async def test_engine_without_room_is_told_and_counted(stage):
 
 async def test_prefill_is_not_computed_faster_than_the_next_peer_takes_it(stage):
     stage.open(ONE)
-    stage.links.queued = CONGESTED_BYTES + 1
+    stage.links.queued = FULL_BYTES + 1
     for position in range(0, 20, 4):
         stage.forward(ONE, position=position, count=4, phase=Phase.PREFILL)
     await stage.settle()

@@ -1,12 +1,15 @@
 """Native mode: the production machines serve, in virtual time."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
+from helix_p2p.session.backpressure import FULL_BYTES
 from helix_p2p.session.generation import EntryLimits
+from helix_p2p.sim.helix.figures import percentiles
 from helix_p2p.sim.helix.replay import HelixRun
-from helix_p2p.sim.helix.setup import published_setup
+from helix_p2p.sim.helix.setup import HelixSetup, LinkSetup, published_setup
 from helix_p2p.sim.native.swarm import ServingRules, ServingSwarm
 from helix_p2p.sim.native.workload import Workload, room_for, serve
 from tests.unit.sim.setups import chain, doubled, stage
@@ -70,3 +73,44 @@ def test_the_papers_cluster_is_served():
     got = serve(setup, HelixRun(feed=40, warm_up_s=20.0, duration_s=20.0))
     assert got.decode_tokens_per_s > 20
     assert room_for(setup) > 200
+
+
+def test_prefill_for_a_thin_link_waits_uncomputed_and_decoding_goes_on():
+    """One hop of 2 MB/s: 16 kB per token, so a prompt of 1000 tokens is 8 s of it."""
+    names = [None, "a", "b", None]
+    links = tuple(
+        LinkSetup(x, y, 0.01, 2e6 if (x, y) == ("a", "b") else 1e9, 100.0)
+        for x, y in pairwise(names)
+    )
+    setup = HelixSetup(12, 16384, (stage("a", 0, 6), stage("b", 6, 12)), links)
+    swarm = ServingSwarm(setup)
+    work = Workload(swarm, HelixRun(feed=24, warm_up_s=0.0, duration_s=400.0))
+    work.start()
+    queued, waiting = [], []
+    for second in range(400):
+        swarm.time.run(float(second))
+        queued.append(swarm.network.queued_bytes("a", "b"))
+        waiting.append(swarm.peers["a"].stage.waiting_positions)
+    steps_bytes = 4 * 256 * 16384  # what was being computed, and decode, which goes on
+    assert FULL_BYTES < max(queued) < FULL_BYTES + steps_bytes
+    assert max(waiting) < 20_000
+    assert work.outcome.failed == 0
+    figures = work.figures()
+    assert figures.finished > 10
+    chunk_s = 256 * 16384 / 2e6
+    assert percentiles(figures.decode_s)[2] < 1.2 * chunk_s  # behind one chunk at most
+    assert all(peer.entry.stats.repairs == 0 for peer in swarm.peers.values())
+
+
+def test_prompts_of_a_flooded_cluster_take_seconds():
+    """All at once they put 5 GB on one link and were fed again and again: 49 s, 99 tokens/s."""
+    setup = published_setup("geo24/70b/ilp")
+    swarm = ServingSwarm(setup)
+    work = Workload(swarm, HelixRun(feed=room_for(setup), warm_up_s=0.0, duration_s=60.0))
+    work.start()
+    swarm.time.run(60.0)
+    streams = [(a, b) for a in swarm.peers for b in swarm.peers]
+    assert max(swarm.network.queued_bytes(a, b) for a, b in streams) < 64e6
+    assert sum(peer.entry.stats.repairs for peer in swarm.peers.values()) == 0
+    assert percentiles(work.figures().prompt_s)[0] < 5.0
+    assert len(work.figures().decode_s) > 2000
