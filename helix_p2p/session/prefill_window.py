@@ -23,7 +23,8 @@ from dataclasses import dataclass
 
 from helix_p2p.types import PeerId, SessionId
 
-FIRST_TOKENS = 8_192
+FIRST_TOKENS = 2_048
+"""Two or three prompts; doubling finds the rest in seconds, and a thin link is not flooded first."""
 LEAST_TOKENS = 1_024
 MOST_TOKENS = 1_048_576
 FIXED_TOKENS = 512
