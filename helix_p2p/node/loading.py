@@ -73,11 +73,18 @@ class LayerLoader:
         self._changed = changed
         self._drain_s = drain_s
         self._target: LayerRange | None = None
+        self._due_s = 0.0
         self._wanted = asyncio.Event()
         self.held = Held(PeerState.STANDBY, None)
 
-    def want(self, target: LayerRange | None) -> None:
-        """What the plan says; None when it gives this peer nothing."""
+    def want(self, target: LayerRange | None, *, after_s: float = 0.0) -> None:
+        """What the plan says.
+
+        Args:
+            target: None when it gives this peer nothing.
+            after_s: Go on as before for so long; another target may come meanwhile.
+        """
+        self._due_s = asyncio.get_running_loop().time() + after_s
         if target != self._target:
             self._target = target
             self._wanted.set()
@@ -87,13 +94,15 @@ class LayerLoader:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
+            if await self._changes_before(self._due_s):
+                continue
             target = self._target
             try:
                 await self._follow(target)
             except HelixError as error:
                 log.warning("layers %s cannot be served: %s", target, error)
                 self._say(Held(PeerState.STANDBY, None, error))
-                await self._wait_for_change(RETRY_S)
+                await self._changes_before(asyncio.get_running_loop().time() + RETRY_S)
                 self._wanted.set()
 
     async def _follow(self, target: LayerRange | None) -> None:
@@ -156,12 +165,14 @@ class LayerLoader:
                 return
             await asyncio.sleep(POLL_S)
 
-    async def _wait_for_change(self, timeout_s: float) -> None:
+    async def _changes_before(self, at_s: float) -> bool:
+        """Wait until then, or for another target; whether there is one."""
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout_at(at_s):
                 await self._wanted.wait()
         except TimeoutError:
-            return
+            return False
+        return True
 
     def _say(self, held: Held) -> None:
         self.held = held

@@ -57,6 +57,9 @@ from helix_p2p.wire.registry import Message
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
+LEFT_OUT_S = 12.0
+"""A plan whose planner did not know this peer comes from the other side of a partition; the next
+one, for both sides together, follows in 4 to 8 s, and until then this peer serves what it has."""
 MEASURE_FIRST_S = 2.0
 MEASURE_S = 120.0
 
@@ -294,7 +297,9 @@ class PeerNode:
             case fx.Adopted(plan):
                 placement = plan.plan.placement
                 self.serving.follow(placement)
-                self._loader.want(placement.range_of(self.here.member.peer_id))
+                me = self.here.member.peer_id
+                known = any(record.signer == me for record in plan.plan.announcements)
+                self._loader.want(placement.range_of(me), after_s=0.0 if known else LEFT_OUT_S)
             case fx.MemberLost(peer):
                 self.serving.on_peer_lost(peer)
             case _:

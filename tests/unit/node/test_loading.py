@@ -107,3 +107,16 @@ async def test_layers_go_once_their_sessions_have_ended(following):
     assert await asyncio.to_thread(following.engine.has_retained.wait, 5)
     assert following.engine.held == set(NEAR)
     assert following.engine.sessions == set()
+
+
+async def test_plan_of_a_planner_that_did_not_know_this_peer_is_followed_late_or_never(following):
+    following.loader.want(OLD)
+    await following.until_serving(OLD)
+    following.loader.want(None, after_s=30.0)
+    following.loader.want(OLD)  # the next plan knows it again
+    await asyncio.sleep(0.05)
+    assert following.said[-1].serving == OLD
+    following.loader.want(None, after_s=0.2)
+    await asyncio.sleep(0.05)
+    assert following.said[-1].serving == OLD
+    await following.until_serving(None)
