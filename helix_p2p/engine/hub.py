@@ -4,6 +4,7 @@ Always: only configuration, tokenizer and safetensors are downloaded, never code
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from helix_p2p.cluster.manifest import SHARED_NAMES
@@ -32,6 +33,32 @@ def find_model(named: str) -> tuple[str, Path]:
         raise ModelError(f"no model folder at {named}", hint="check the path given with --model")
     repository, revision = found.groups()
     return repository, _download(repository, revision)
+
+
+def refetcher(named: str) -> Callable[[str], None] | None:
+    """How to download one file of a model again; None for a folder of the person's own.
+
+    Args:
+        named: As in `find_model`.
+    """
+    found = _REPOSITORY.fullmatch(named)
+    if found is None or Path(named).expanduser().is_dir():
+        return None
+    repository, revision = found.groups()
+
+    def fetch(file: str) -> None:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            hf_hub_download(repository, file, revision=revision, force_download=True)
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+            raise ModelError(
+                f"{file} of {repository} is corrupt, and the hub cannot be reached for another",
+                hint="check the network",
+            ) from error
+
+    return fetch
 
 
 def _download(repository: str, revision: str | None) -> Path:

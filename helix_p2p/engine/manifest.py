@@ -1,21 +1,14 @@
 """From a model folder to its manifest (cluster/manifest.py), and the checks that it is whole.
 
 Always: only config, safetensors and the small files that clients need are listed, never pickles; a
-folder that is not whole gives a `ModelError`, not a manifest. SHA-256s are remembered on disk by
-(path, size, mtime), so a second start reads nothing but headers.
+folder that is not whole gives a `ModelError`, not a manifest. Hashes are remembered (hashes.py), so
+a second start reads nothing but headers.
 """
 
-import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import msgspec
-import platformdirs
 
 from helix_p2p.cluster.manifest import (
     SHARED_FILE_LIMIT_BYTES,
@@ -24,14 +17,13 @@ from helix_p2p.cluster.manifest import (
     ManifestFile,
     make_manifest,
 )
+from helix_p2p.engine.hashes import HashCache
+from helix_p2p.engine.header import read_header
 from helix_p2p.engine.supported import check_supported
 from helix_p2p.errors import ModelError
 
 CONFIG_FILE = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
-HEADER_LIMIT_BYTES = 100_000_000
-"""The safetensors library's own limit for a header."""
-READ_BYTES = 4 * 1024 * 1024
 
 Progress = Callable[[str, int, int], None]
 """Called with (file, bytes hashed so far, bytes in all)."""
@@ -61,15 +53,15 @@ def read_manifest(
     check_supported(architecture, config)
     names = {path.name for path in weight_files(folder)}
     names |= {file for file in (INDEX_FILE, *SHARED_NAMES) if (folder / file).is_file()}
-    hashes = _HashCache(cache or Path(platformdirs.user_cache_dir("helix-p2p")) / "sha256.json")
+    hashes = HashCache(cache)
     total = sum((folder / file).stat().st_size for file in names)
     done = 0
     files = []
     for file in sorted(names):
-        size, digest = hashes.of(folder / file, progress and _offset(progress, file, done, total))
-        done += size
-        shared = file in SHARED_NAMES and size <= SHARED_FILE_LIMIT_BYTES
-        files.append(ManifestFile(file, size, digest, shared))
+        found = hashes.of(folder / file, progress and _offset(progress, file, done, total))
+        done += found.size_bytes
+        shared = file in SHARED_NAMES and found.size_bytes <= SHARED_FILE_LIMIT_BYTES
+        files.append(ManifestFile(file, found.size_bytes, found.sha256, shared))
     hashes.save()
     return make_manifest(
         name=name or folder.resolve().name,
@@ -145,30 +137,6 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     return paths
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """Tensor names with dtype, shape and place, from a safetensors file that must be whole.
-
-    Raises:
-        ModelError: The file is truncated or not safetensors.
-    """
-    size = path.stat().st_size
-    broken = ModelError(f"{path} is truncated or corrupt", hint="download that file again")
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, HEADER_LIMIT_BYTES):
-            raise broken
-        try:
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            end = max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise broken from error
-    if size != 8 + length + end:
-        raise broken
-    result: dict[str, Any] = header
-    return result
-
-
 def context_tokens(config: Mapping[str, Any]) -> int:
     """Longest prompt and answer that can be served.
 
@@ -209,55 +177,3 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _offset(progress: Progress, file: str, done: int, total: int) -> Callable[[int], None]:
     return lambda read: progress(file, done + read, total)
-
-
-@dataclass
-class _HashCache:
-    """SHA-256 by (path, size, mtime_ns); a cache that cannot be read or written is no error."""
-
-    path: Path
-    known: dict[str, tuple[int, int, str]] = field(default_factory=dict)
-    changed: bool = False
-
-    def __post_init__(self) -> None:
-        try:
-            self.known = msgspec.json.decode(
-                self.path.read_bytes(), type=dict[str, tuple[int, int, str]]
-            )
-        except (OSError, msgspec.DecodeError):
-            self.known = {}
-
-    def of(self, path: Path, progress: Callable[[int], None] | None) -> tuple[int, str]:
-        """Size and SHA-256 of a file."""
-        stat = path.stat()
-        key = str(path.resolve())
-        known = self.known.get(key)
-        if known is None or known[:2] != (stat.st_size, stat.st_mtime_ns):
-            digest = hashlib.sha256()
-            read = 0
-            for part in _parts(path):
-                digest.update(part)
-                read += len(part)
-                if progress:
-                    progress(read)
-            known = (stat.st_size, stat.st_mtime_ns, digest.hexdigest())
-            self.known[key] = known
-            self.changed = True
-        return known[0], known[2]
-
-    def save(self) -> None:
-        if not self.changed:
-            return
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.path.parent, delete=False) as file:
-                file.write(msgspec.json.encode(self.known))
-            os.replace(file.name, self.path)  # noqa: PTH105
-        except OSError:
-            return
-
-
-def _parts(path: Path) -> Iterator[bytes]:
-    with path.open("rb", buffering=0) as file:
-        while part := file.read(READ_BYTES):
-            yield part

@@ -19,8 +19,9 @@ from helix_p2p.cluster.manifest import Manifest
 from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.engine.architecture import Absent, read_architecture
 from helix_p2p.engine.attention import Row
-from helix_p2p.engine.checkpoint import open_checkpoint
+from helix_p2p.engine.checkpoint import check_layers, open_checkpoint
 from helix_p2p.engine.contract import PreparedLayers, StepResult, StepRow
+from helix_p2p.engine.hashes import WeightGuard
 from helix_p2p.engine.kv import KvPool
 from helix_p2p.engine.memory import is_out_of_memory, release_cached
 from helix_p2p.engine.packed_linear import PackedLinear
@@ -77,8 +78,20 @@ class Prepared:
 class TorchEngine:
     """Implements `contract.Engine` for every architecture in architecture.py."""
 
-    def __init__(self, folder: Path, manifest: Manifest, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        config: EngineConfig,
+        guard: WeightGuard | None = None,
+    ) -> None:
         """Read what the model is; no weights yet.
+
+        Args:
+            folder: The model's.
+            manifest: Of the model.
+            config: How it is held.
+            guard: Checks each tensor that is read; None where nobody vouches for the files.
 
         Raises:
             ModelError: The folder cannot be served.
@@ -87,7 +100,11 @@ class TorchEngine:
         self._dtype = DTYPES[config.dtype]
         self._device = torch.device(config.device)
         self._architecture, whole = read_architecture(folder)
-        self._checkpoint = open_checkpoint(folder)
+        self._checkpoint = open_checkpoint(folder, guard)
+        ignored = getattr(whole, "_keys_to_ignore_on_load_unexpected", None) or ()
+        check_layers(
+            self._checkpoint, self._architecture.layers, self._architecture.layer_count, ignored
+        )
         self._spec = spec_of(manifest, self._architecture, whole, self._dtype, config.quantisation)
         self._runner = Runner(self._architecture, self._device)
         self._pool = KvPool(kv_geometry(self._architecture, whole, self._dtype), self._device)

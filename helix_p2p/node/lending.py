@@ -18,6 +18,7 @@ from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.cluster.profile import SpeedProfile
 from helix_p2p.engine.architecture import read_architecture
 from helix_p2p.engine.hardware import Hardware, find_hardware
+from helix_p2p.engine.hashes import Refetch, WeightGuard
 from helix_p2p.engine.profile import speed_of
 from helix_p2p.engine.quantised import Quantisation, check_computable
 from helix_p2p.engine.spec import spec_of
@@ -52,8 +53,16 @@ class Loan:
     speed: SpeedProfile
 
 
-def lend(config: PeerConfig, folder: Path, manifest: Manifest) -> Loan:
+def lend(
+    config: PeerConfig, folder: Path, manifest: Manifest, refetch: Refetch | None = None
+) -> Loan:
     """Find the device, make an engine for the model, measure it; takes seconds the first time.
+
+    Args:
+        config: What was asked for.
+        folder: The model's.
+        manifest: What the swarm serves.
+        refetch: Gets a corrupt file again; None for a folder of the person's own.
 
     Raises:
         ConfigError: The device that was asked for is not there, has less memory, or cannot compute
@@ -61,7 +70,8 @@ def lend(config: PeerConfig, folder: Path, manifest: Manifest) -> Loan:
         ModelError: The model cannot be served, or not quantised.
     """
     hardware, engine_config = choose_device(config)
-    engine = TorchEngine(folder, manifest, engine_config)
+    guard = WeightGuard(folder, manifest, refetch=refetch)
+    engine = TorchEngine(folder, manifest, engine_config, guard)
     spec = swarm_spec(folder, manifest)
     budget = engine_config.memory_bytes
     speed = speed_of(folder, manifest, engine_config, device_name=hardware.name)

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from helix_p2p.cluster.announcement import PeerState
 from helix_p2p.cluster.manifest import Manifest
-from helix_p2p.engine.hub import find_model
+from helix_p2p.engine.hashes import Refetch
+from helix_p2p.engine.hub import find_model, refetcher
 from helix_p2p.engine.manifest import read_manifest
 from helix_p2p.errors import ConfigError, HelixError, ModelError
 from helix_p2p.identity import Identity
@@ -104,11 +105,11 @@ class PeerNode:
         with StateDir(config.state_dir) as state:
             identity = state.identity()
             invite = usable_invite(config.invite, time.time()) if config.invite else None
-            manifest, folder = await asyncio.to_thread(_find, config, invite)
+            manifest, folder, refetch = await asyncio.to_thread(_find, config, invite)
             belonging = _belong(config, invite, identity, manifest)
             async with reaching(identity, belonging, config.network, state) as transport:
                 on_event(NodeEvent("measuring", "finding the device and measuring its speed"))
-                loan = await asyncio.to_thread(lend, config, folder, manifest)
+                loan = await asyncio.to_thread(lend, config, folder, manifest, refetch)
                 on_event(_measured(loan))
                 await asyncio.to_thread(_set_garbage_aside)
                 node = cls(config, belonging, loan, on_event)
@@ -387,8 +388,8 @@ def _set_garbage_aside() -> None:
     gc.freeze()
 
 
-def _find(config: PeerConfig, invite: Invite | None) -> tuple[Manifest, Path]:
-    """The model's manifest and folder; hashes the files the first time."""
+def _find(config: PeerConfig, invite: Invite | None) -> tuple[Manifest, Path, Refetch | None]:
+    """The model's manifest and folder, and how to get a file again; hashes files the first time."""
     named = config.model or (invite.model_name if invite else None)
     if named is None:
         raise ConfigError("no model is named", hint="give its folder or org/name with --model")
@@ -401,7 +402,7 @@ def _find(config: PeerConfig, invite: Invite | None) -> tuple[Manifest, Path]:
                 hint="name your own copy of it with --model",
             ) from error
         raise
-    return read_manifest(folder, name=name), folder
+    return read_manifest(folder, name=name), folder, refetcher(named)
 
 
 def _belong(

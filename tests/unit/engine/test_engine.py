@@ -1,5 +1,6 @@
 """The engine's promises besides its numbers: layers come and go, sessions stay apart, refusals."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -277,6 +278,7 @@ NORM = "model.layers.3.input_layernorm.weight"
     [
         (lambda tensors: tensors.pop(NORM), "lacks"),
         (lambda tensors: tensors[NORM].fill_(float("nan")), "NaN"),
+        (lambda tensors: tensors[NORM][3:4].fill_(float("-inf")), "infinite"),
         (lambda tensors: tensors.update({NORM: torch.ones(31)}), "shape"),
         (
             lambda tensors: tensors.update(
@@ -298,6 +300,41 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     with pytest.raises(ModelError, match=message):
         engine.prepare(LayerRange(3, 6))
     assert engine.held == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (8, "no weights for 2 of 8 layers, first 6"),
+        (5, "weights for layer 5, its config.json for 5"),
+    ],
+)
+def test_a_configuration_of_other_layers_is_refused(
+    folder: Path, tmp_path: Path, layers: int, message: str
+) -> None:
+    path = broken(folder, tmp_path, lambda _: None)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+    with pytest.raises(ModelError, match=message):
+        TorchEngine(path, manifest_of(path), EngineConfig(1 << 30))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": 64}, "shape"),
+        ({"num_key_value_heads": 4}, "shape"),
+        ({"hidden_act": "no such"}, "does not describe a model"),
+    ],
+)
+def test_a_configuration_of_other_sizes_is_refused(
+    folder: Path, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    path = broken(folder, tmp_path, lambda _: None)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ModelError, match=message):
+        TorchEngine(path, manifest_of(path), EngineConfig(1 << 30)).prepare(WHOLE)
 
 
 def test_architectures_that_cannot_be_sliced_are_refused_by_name(tmp_path: Path) -> None:
