@@ -4,9 +4,10 @@ Ordered by (incarnation, sequence), never by expiry: a peer that restarts takes 
 incarnation (its start time in milliseconds), and each announcement a higher sequence.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
+from math import isfinite
 
 from helix_p2p import codec
 from helix_p2p.cluster.profile import SpeedProfile
@@ -17,6 +18,9 @@ from helix_p2p.types import LayerRange, PeerId
 ANNOUNCEMENT_KIND = "announcement"
 ANNOUNCEMENT_LIMIT_BYTES = 10 * 1024
 PROTOCOL_VERSION = 1
+WORD_BYTES = 8
+WORD_LIFE_S = 450
+"""A peer that says nothing new is told anew this often: a plan may use words of 900 s at most."""
 OPENED_KEPT = 4096
 """Announcements that were read are kept: each comes several times, and again in every plan."""
 
@@ -116,3 +120,21 @@ def open_announcement(record: Signed, swarm: str) -> Announcement:
     if len(said.links) > 64 or len(said.addresses) > 16:
         raise RecordRejected("an announcement names at most 64 links and 16 addresses")
     return said
+
+
+@lru_cache(maxsize=OPENED_KEPT)
+def word_of(record: Signed, swarm: str) -> bytes:
+    """Eight bytes that stay equal while a peer says the same, whatever its sequence.
+
+    They change every `WORD_LIFE_S` all the same, for each peer at another moment.
+
+    Raises:
+        As `open_announcement`.
+    """
+    said = open_announcement(record, swarm)
+    owner = codec.sha256(record.public_key)
+    turn = 0.0
+    if isfinite(said.issued_unix_s):
+        turn = (said.issued_unix_s + int.from_bytes(owner[:2])) // WORD_LIFE_S
+    same = replace(said, sequence=0, issued_unix_s=turn, epoch=0, plan_hash=b"")
+    return codec.sha256(owner + codec.encode(same))[:WORD_BYTES]

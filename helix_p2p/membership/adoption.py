@@ -24,7 +24,7 @@ from helix_p2p.membership.timing import (
     MembershipTiming,
     Now,
 )
-from helix_p2p.planning.plan import Plan, SignedPlan, open_plan
+from helix_p2p.planning.plan import Plan, SignedPlan, hash_of_plan, open_plan
 from helix_p2p.types import Epoch, PeerId
 
 _K = TypeVar("_K")
@@ -192,7 +192,7 @@ class Adoption:
             PlanRejected: It breaks a rule.
             Equivocation: Its planner has signed another plan of the same epoch.
         """
-        plan_hash = codec.sha256(record.body)
+        plan_hash = hash_of_plan(record.body)
         if self._is_refused(plan_hash, now.s):
             raise PlanRejected("known", "this plan was refused before")
         try:

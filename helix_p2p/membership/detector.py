@@ -120,13 +120,16 @@ class Detector:
             self._heard_s += slept_s
         self._probed_s = None
 
-    def check(self, now_s: float, *, monitored: bool, witnesses: int) -> Verdict:
+    def check(
+        self, now_s: float, *, monitored: bool, witnesses: int, stretch: float = 1.0
+    ) -> Verdict:
         """What to do now.
 
         Args:
             now_s: Time.
             monitored: Whether we ping it every period.
             witnesses: How many other live members could have seen it go.
+            stretch: A member that is not pinged may be silent so many times longer.
         """
         if not monitored:
             self._monitored_s = None
@@ -134,7 +137,7 @@ class Detector:
             self._monitored_s = now_s
         if self.condition is Condition.ALIVE:
             since_s = max(self.alive_s, self._monitored_s or self.alive_s)
-            limit_s = self.silence_limit_s if monitored else self._timing.stale_s
+            limit_s = self.silence_limit_s if monitored else stretch * self._timing.stale_s
             if any(now_s - at_s < self._timing.silence_s for at_s in self._reports.values()):
                 limit_s = min(limit_s, DOUBTED_PINGS * self._timing.ping_s)
             if now_s - since_s <= limit_s:

@@ -33,6 +33,11 @@ class Disputes:
         while len(self._doubts) > DOUBTED_MEMBERS:
             del self._doubts[next(iter(self._doubts))]
 
+    def is_doubted(self, member: PeerId, now_s: float) -> bool:
+        """Whether somebody said lately that `member` is gone."""
+        doubts = self._doubts.get(member)
+        return doubts is not None and any(now_s - at < self._lasts_s for at in doubts.values())
+
     def doubters(self, member: PeerId, now_s: float) -> list[PeerId]:
         """Whom to tell that `member` was heard just now."""
         doubts = self._doubts.get(member)

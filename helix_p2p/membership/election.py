@@ -102,6 +102,7 @@ class Election:
         self._beat_s: float | None = None
         self._jitter_s = self._draw_jitter_s()
         self.latest_beat: Signed | None = None
+        self.latest_number = 0
 
     @property
     def is_planner(self) -> bool:
@@ -128,7 +129,7 @@ class Election:
         self._numbers.clear()
         self._claimed_s.clear()
         self._beat_s = None
-        self.latest_beat = None
+        self.latest_beat, self.latest_number = None, 0
         self._give(self._planner, now_s)
 
     def on_beat(
@@ -167,7 +168,7 @@ class Election:
         self._numbers[signer] = said.number
         if signer != self._planner and not self._heeds_claim(signer, candidates(), now_s):
             return False
-        self.latest_beat = record
+        self.latest_beat, self.latest_number = record, said.number
         if signer != self._planner or not self.is_planner:
             self._give(signer, now_s)
         return True

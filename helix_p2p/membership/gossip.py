@@ -11,6 +11,7 @@ size.
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import islice
 from math import ceil, log2
 from random import Random
 
@@ -60,13 +61,20 @@ class Gossip:
     def spread(self, peer: PeerId, members: int) -> None:
         """A member's announcement is news: pass it on with the next messages."""
         self._rumours.pop(peer, None)
-        self._rumours[peer] = 3 * max(1, ceil(log2(members + 2)))
+        spread = max(1, ceil(log2(members + 2)))
+        # Records are told until all have surely heard; of words, whoever missed one hears in turn.
+        small = members <= self._everyone_up_to
+        self._rumours[peer] = 3 * spread if small else spread + 4
         while len(self._rumours) > RUMOURS_KEPT:
             self._rumours.popitem(last=False)
 
-    def rumours(self, to: PeerId) -> list[PeerId]:
+    def is_large(self, members: Sequence[PeerId]) -> bool:
+        """Whether not everyone is pinged, so that news is told by its word alone."""
+        return len(members) > self._everyone_up_to
+
+    def rumours(self, to: PeerId, most: int = RUMOURS_PER_MESSAGE) -> list[PeerId]:
         """Whose announcements to put into a message to `to`; the newest first."""
-        chosen = [peer for peer in reversed(self._rumours) if peer != to][:RUMOURS_PER_MESSAGE]
+        chosen = [p for p in islice(reversed(self._rumours), most + 1) if p != to][:most]
         for peer in chosen:
             self._rumours[peer] -= 1
             if self._rumours[peer] <= 0:

@@ -18,7 +18,12 @@ from collections.abc import Iterable
 from random import Random
 
 from helix_p2p import codec
-from helix_p2p.cluster.announcement import Announcement, PeerState, open_announcement
+from helix_p2p.cluster.announcement import (
+    Announcement,
+    PeerState,
+    open_announcement,
+    word_of,
+)
 from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.errors import CapacityError, HandshakeRefused, HelixError, PlanRejected
 from helix_p2p.identity import Signed
@@ -35,6 +40,7 @@ from helix_p2p.membership.election import LEASE_KIND, Election, Step, Surroundin
 from helix_p2p.membership.gossip import RUMOURS_PER_MESSAGE, Gossip
 from helix_p2p.membership.own import MemberConfig, OwnState
 from helix_p2p.membership.pulls import Pulls
+from helix_p2p.membership.questions import WORDS_PER_QUESTION, Questions
 from helix_p2p.membership.records import revocations_key
 from helix_p2p.membership.revocations import REVOCATIONS_KIND
 from helix_p2p.membership.talk import Talk
@@ -42,12 +48,13 @@ from helix_p2p.membership.timing import Now
 from helix_p2p.membership.trust import Trust
 from helix_p2p.membership.view import PLANNABLE, MembershipView, News, weighty_change
 from helix_p2p.membership.voice import Voice
-from helix_p2p.planning.plan import Placement, SignedPlan
+from helix_p2p.planning.plan import Placement, SignedPlan, hash_of_plan
 from helix_p2p.types import LayerRange, PeerId
 
 Effects = tuple[Effect, ...]
 
 MEMBERS_PER_REPLY = 256
+NEWS_TAKEN = 64
 RECHECK_S = 5.0
 """How often certificates are looked at again, for those that expire while their owner runs."""
 REVOCATIONS_WRITERS = 6.0
@@ -77,12 +84,20 @@ class Member:
         roles = self.trust.admit(config.credentials, me, now.unix_s)
         self._may_plan = config.may_plan and config.model is not None and Role.PLANNER in roles
         self.view = MembershipView(
-            me, config.swarm, config.manifest_hash, self.trust.admit, timing, config.most_members
+            me,
+            config.swarm,
+            config.manifest_hash,
+            self.trust.admit,
+            timing,
+            config.most_members,
+            config.ping_everyone_up_to,
         )
         self.adoption = Adoption(config.swarm, self._validate, timing, config.high_water)
         self.election = Election(me, timing, rng, now.s)
         self._voice = Voice(config, may_plan=self._may_plan, now=now)
         self._gossip = Gossip(me, rng, config.ping_everyone_up_to, config.fan_out)
+        self._disputes = Disputes(timing)
+        self._questions = Questions(timing)
         self._talk = Talk(
             config,
             self._voice,
@@ -91,11 +106,11 @@ class Member:
             self.adoption,
             self.election,
             self.trust,
+            self._disputes,
             now,
         )
         self._duty = PlannerDuty(config, self.view, self._voice, self.adoption)
         self._pulls = Pulls(timing)
-        self._disputes = Disputes(timing)
         self._out: list[Effect] = []
         self._ticked_s = self._changed_s = now.s
         self._heard_s: float | None = None
@@ -299,9 +314,8 @@ class Member:
                     self._offer(record, peer, now)
             case m.PushPlan(record):
                 self._offer(record, peer, now)
-            case m.GetMembers():
-                known = [entry.record for entry in self.view][: MEMBERS_PER_REPLY - 1]
-                self._send(peer, m.MembersReply((self._voice.record, *known)))
+            case m.GetMembers(words):
+                self._send(peer, m.MembersReply(self._records_of(words)))
             case m.MembersReply(records):
                 for record in records[:MEMBERS_PER_REPLY]:
                     self._learn(record, peer, now)
@@ -314,6 +328,15 @@ class Member:
             case m.PeerGone(gone, leaving):
                 self._take_gone(peer, gone, now, leaving=leaving)
 
+    def _records_of(self, words: tuple[bytes, ...]) -> tuple[Signed, ...]:
+        """The records of these words, or ours and everyone's when none are named."""
+        if not words:
+            known = [entry.record for entry in self.view][: MEMBERS_PER_REPLY - 1]
+            return (self._voice.record, *known)
+        peers = (self.view.peer_of(word) for word in words[:WORDS_PER_QUESTION])
+        entries = (self.view.get(peer) for peer in peers if peer is not None)
+        return tuple(entry.record for entry in entries if entry is not None)
+
     def _take_ping(self, peer: PeerId, message: m.Ping | m.Pong, now: Now) -> None:
         if message.announcement is not None:
             self._learn(message.announcement, peer, now)
@@ -321,8 +344,19 @@ class Member:
         if isinstance(message, m.Pong):
             rtt_s = self._gossip.round_trip_s(peer, message.number, now.s)
         self._heard(peer, now, unix_s=message.unix_s, rtt_s=rtt_s)
+        entry = self.view.get(peer)
+        if entry is not None:
+            entry.shown_word = message.seen
+            entry.shown_beat = (message.plan_hash, message.beat)
         if isinstance(message, m.Ping):
-            self._out.append(self._talk.pong(peer, message.number, now))
+            self._out.append(self._talk.pong(peer, message, now))
+        else:
+            self._out += self._talk.owed(peer, message)
+        if message.news:
+            words = message.news[:NEWS_TAKEN]
+            asked = self._questions.worth(words, self.view, self._voice.word, now.s)
+            if asked:
+                self._send(peer, m.GetMembers(asked))
         for record in message.rumours[:RUMOURS_PER_MESSAGE]:
             self._learn(record, peer, now)
         if message.lease is not None:
@@ -423,6 +457,7 @@ class Member:
             if isinstance(error, HandshakeRefused) and owner is not None and owner in self.view:
                 self._lose(owner, "banned", now)
             return
+        self._questions.answered(word_of(record, self.config.swarm))
         if learned is None:
             return
         match learned.news:
@@ -523,7 +558,7 @@ class Member:
     # ── plans ───────────────────────────────────────────────────────────────────────────────────
 
     def _offer(self, record: Signed, source: PeerId, now: Now) -> Offer | None:
-        plan_hash = codec.sha256(record.body)
+        plan_hash = hash_of_plan(record.body)
         self._pulls.done(plan_hash)
         if self.trust.banned(record.signer):
             if source != self._me:
@@ -626,7 +661,7 @@ class Member:
     def _beat(self, now: Now) -> None:
         lease = self.election.beat(now.unix_s, now.s)
         record = self.config.identity.sign(LEASE_KIND, self.config.swarm, codec.encode(lease))
-        self.election.latest_beat = record
+        self.election.latest_beat, self.election.latest_number = record, lease.number
         for peer in self._talk.targets():
             self._send(peer, m.Beat(record))
 

@@ -41,11 +41,15 @@ class Ping:
     Attributes:
         epoch: Of the highest plan that the sender adopted; 0 for none.
         plan_hash: Its hash; empty for none.
-        announcement: The sender's own.
+        announcement: The sender's own, unless the receiver has shown that it holds it.
         number: Comes back in the Pong, so that the round trip can be measured.
         unix_s: The sender's wall clock, to find skewed clocks; 0 when not said.
-        rumours: Announcements of others that changed lately, at most 8.
-        lease: The planner's latest signed `Lease`, passed on.
+        rumours: Announcements of others that changed lately, at most 8; in small swarms.
+        lease: The planner's latest signed `Lease`, passed on to who does not show that it has it.
+        seen: The receiver's word (`announcement.word_of`) that the sender holds; empty asks for it
+            under a fresh sequence.
+        news: Words of others that changed lately, and a few in turn; who lacks one asks for it.
+        beat: Number of the latest lease that the sender holds; 0 for none.
         revocations: Serial of the root's list that the sender holds; -1 for none. Whoever holds a
             newer one sends it.
     """
@@ -57,6 +61,9 @@ class Ping:
     unix_s: float = 0.0
     rumours: tuple[Signed, ...] = ()
     lease: Signed | None = None
+    seen: bytes = b""
+    news: tuple[bytes, ...] = ()
+    beat: int = 0
     revocations: int = -1
 
 
@@ -71,6 +78,9 @@ class Pong:
     unix_s: float = 0.0
     rumours: tuple[Signed, ...] = ()
     lease: Signed | None = None
+    seen: bytes = b""
+    news: tuple[bytes, ...] = ()
+    beat: int = 0
     revocations: int = -1
 
 
@@ -90,7 +100,9 @@ class PlanReply:
 
 @dataclass(frozen=True, slots=True)
 class GetMembers:
-    """Ask for the announcements that the other holds fresh."""
+    """Ask for the announcements that the other holds: those of these words, or all for none."""
+
+    words: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

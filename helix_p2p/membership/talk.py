@@ -3,9 +3,12 @@
 Always: pings per period are bounded (gossip.py), and a change of ours is told at once (voice.py).
 """
 
+from typing import TypeVar
+
 from helix_p2p.identity import Signed
 from helix_p2p.membership import messages as m
 from helix_p2p.membership.adoption import Adoption
+from helix_p2p.membership.disputes import Disputes
 from helix_p2p.membership.effects import Effect, LookUpMembers, PublishRecord, SendTo
 from helix_p2p.membership.election import Election
 from helix_p2p.membership.gossip import Gossip
@@ -17,10 +20,15 @@ from helix_p2p.membership.view import MembershipView
 from helix_p2p.membership.voice import Voice
 from helix_p2p.types import PeerId
 
+_Word = TypeVar("_Word", m.Ping, m.Pong)
+
 CONTACTS_PER_TICK = 16
 LOST_PER_ROUND = 2
-LOOK_UP_STRETCH_MEMBERS = 1000
+LOOK_UP_STRETCH_MEMBERS = 32
 """Above so many members the DHT is read less often, in proportion: one read costs 1 kB a member."""
+NEWS_PER_MESSAGE = 24
+IN_TURN_PER_MESSAGE = 8
+"""Words of members that are told in turn, so that who missed the news still learns of it."""
 
 
 class Talk:
@@ -34,6 +42,7 @@ class Talk:
         adoption: Which plan we mention.
         election: Whose beat we pass on.
         trust: Which list of revocations we mention.
+        disputes: Who is doubted, and is therefore asked for a fresh word.
         now: Time.
     """
 
@@ -46,6 +55,7 @@ class Talk:
         adoption: Adoption,
         election: Election,
         trust: Trust,
+        disputes: Disputes,
         now: Now,
     ) -> None:
         self._trust = trust
@@ -56,6 +66,8 @@ class Talk:
         self._view = view
         self._adoption = adoption
         self._election = election
+        self._disputes = disputes
+        self._turn = 0
         self._ping_due_s = self._publish_due_s = self._look_up_due_s = now.s
 
     def watched(self) -> list[PeerId]:
@@ -69,11 +81,35 @@ class Talk:
     def ping(self, peer: PeerId, now: Now) -> SendTo:
         """A ping, to be answered."""
         number = self._gossip.ping_sent(peer, now.s)
-        return SendTo(peer, m.Ping(*self._word(peer, number, now)))
+        entry = self._view.get(peer)
+        large = self._gossip.is_large(self._view.ring)
+        known = entry.shown_beat if entry is not None else None
+        # In a large swarm nearly everyone has the beat; who shows in its answer that it lacks it
+        # gets it then.
+        wants_beat = known != self._shown_beat() and not (large and known is None)
+        return SendTo(peer, self._said(m.Ping, peer, number, now, lease=wants_beat))
 
-    def pong(self, peer: PeerId, number: int, now: Now) -> SendTo:
-        """The answer to a ping with this number."""
-        return SendTo(peer, m.Pong(*self._word(peer, number, now)))
+    def pong(self, peer: PeerId, ping: m.Ping, now: Now) -> SendTo:
+        """The answer to a ping."""
+        if not ping.seen:
+            self._voice.freshen(self._adoption.current, now)
+        lacks = (ping.plan_hash, ping.beat) != self._shown_beat()
+        return SendTo(peer, self._said(m.Pong, peer, ping.number, now, lease=lacks))
+
+    def owed(self, peer: PeerId, pong: m.Pong) -> list[Effect]:
+        """What the answer to our ping shows that the other lacks."""
+        out: list[Effect] = []
+        if pong.seen != self._voice.word:
+            out.append(SendTo(peer, m.MembersReply((self._voice.record,))))
+        plan_hash, number = self._shown_beat()
+        latest = self._election.latest_beat
+        if latest is not None and pong.plan_hash == plan_hash and pong.beat < number:
+            out.append(SendTo(peer, m.Beat(latest)))
+        return out
+
+    def _shown_beat(self) -> tuple[bytes, int]:
+        plan = self._adoption.current
+        return (plan.hash if plan else b"", self._election.latest_number)
 
     def tick(self, now: Now) -> list[Effect]:
         """Ping when a period is over, or at once when there is something to tell."""
@@ -81,12 +117,14 @@ class Talk:
         told = self._voice.take_due(now.s)
         if told or now.s >= self._ping_due_s:
             self._ping_due_s = now.s + self._timing.ping_s
-            self._voice.renew(self._adoption.current, now)
             called = [*self.targets(), *self._view.lost_to_ping(LOST_PER_ROUND)]
             out += [self.ping(peer, now) for peer in called]
         contacts = self._view.contacts_to_ping(now.s, CONTACTS_PER_TICK)
         out += [self.ping(peer, now) for peer in contacts]
-        if told or now.s >= self._publish_due_s:
+        if now.s >= self._publish_due_s:
+            self._voice.renew(self._adoption.current, now)
+            told = True
+        if told:
             out.append(self.publish(now))
         if now.s >= self._look_up_due_s:
             out.append(self._look_up(now))
@@ -105,19 +143,37 @@ class Talk:
         self._look_up_due_s = now.s + period_s * max(1.0, known / LOOK_UP_STRETCH_MEMBERS)
         return LookUpMembers(allowed_keys(self._config.swarm))
 
-    def _word(
-        self, to: PeerId, number: int, now: Now
-    ) -> tuple[int, bytes, Signed, int, float, tuple[Signed, ...], Signed | None, int]:
-        """The fields of a ping or pong."""
+    def _said(self, kind: type[_Word], to: PeerId, number: int, now: Now, *, lease: bool) -> _Word:
+        """A ping or a pong."""
+        entry = self._view.get(to)
+        knows_us = entry is not None and entry.shown_word == self._voice.word
+        asks_anew = entry is None or self._disputes.is_doubted(to, now.s)
+        rumours, news = self._news(to)
+        plan_hash, beat = self._shown_beat()
         plan = self._adoption.current
-        entries = (self._view.get(peer) for peer in self._gossip.rumours(to))
-        return (
-            int(plan.plan.epoch) if plan else 0,
-            plan.hash if plan else b"",
-            self._voice.record,
-            number,
-            now.unix_s,
-            tuple(entry.record for entry in entries if entry is not None),
-            self._election.latest_beat,
-            self._trust.serial,
+        return kind(
+            epoch=int(plan.plan.epoch) if plan else 0,
+            plan_hash=plan_hash,
+            announcement=None if knows_us else self._voice.record,
+            number=number,
+            unix_s=now.unix_s,
+            rumours=rumours,
+            lease=self._election.latest_beat if lease else None,
+            revocations=self._trust.serial,
+            seen=b"" if asks_anew or entry is None else entry.word,
+            news=news,
+            beat=beat,
         )
+
+    def _news(self, to: PeerId) -> tuple[tuple[Signed, ...], tuple[bytes, ...]]:
+        """What changed lately: in a small swarm the records themselves, in a large one words."""
+        ring = self._view.ring
+        if not self._gossip.is_large(ring):
+            entries = (self._view.get(peer) for peer in self._gossip.rumours(to))
+            return tuple(entry.record for entry in entries if entry is not None), ()
+        start, self._turn = self._turn, self._turn + IN_TURN_PER_MESSAGE
+        if self._turn >= len(ring):
+            self._turn = 0
+        told = [*self._gossip.rumours(to, NEWS_PER_MESSAGE), *ring[start : self._turn or None]]
+        entries = (self._view.get(peer) for peer in told if peer != to)
+        return (), tuple(entry.word for entry in entries if entry is not None)

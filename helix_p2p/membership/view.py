@@ -19,6 +19,7 @@ from helix_p2p.cluster.announcement import (
     Announcement,
     PeerState,
     open_announcement,
+    word_of,
 )
 from helix_p2p.errors import RecordRejected
 from helix_p2p.identity import Signed
@@ -35,10 +36,16 @@ WEIGHTY_CHANGE = 0.2
 
 CONTACT_TRIES = 4
 CHECKED_AT_ONCE = 32
-CHECKS_PER_ROUND = 16
-"""Members that nobody here pings and nobody doubts are looked at in turn, a sixteenth of them (and
-never fewer than 32) each tick: what they can do is grow stale, and that takes minutes."""
+CHECKS_PER_ROUND = 128
+"""Up to 32 members are all looked at each tick. Of more, those that nobody here pings and nobody
+doubts are looked at in turn: all they can do is grow stale, and that takes minutes."""
+STALE_STRETCH_MEMBERS = 64
+"""With more members they may grow older before they are probed, so that probes stay few."""
 OFFSET_KEPT_S = 1.0
+YOUNG_S = 45.0
+"""A record is signed anew every 30 s; who died since is found out by those who watch it."""
+USED_UP_TO_S, USED_AHEAD_S = 800.0, 45.0
+"""Plans may use words of up to 900 s, and of clocks that are at most 60 s ahead."""
 EXPIRE_EVERY_S = 10.0
 LOST_KEPT_S = 600.0
 """Longer than any record lives, and than most partitions last."""
@@ -68,6 +75,9 @@ class MemberEntry:
     detector: Detector
     joined_s: float
     admitted_s: float
+    word: bytes
+    shown_word: bytes = b""
+    shown_beat: tuple[bytes, int] | None = None
     rtt_s: float | None = None
     skew_s: float | None = None
     skew_seen_s: float = 0.0
@@ -114,6 +124,8 @@ class MembershipView:
         admit: `admit(credentials, peer, now_unix_s)` gives roles, or raises `HandshakeRefused`.
         timing: Durations.
         most_members: More are not kept.
+        many: In swarms larger than this a record that is young enough makes its owner a member;
+            there everyone is watched by some, and not each newcomer can be pinged by all.
     """
 
     def __init__(
@@ -124,6 +136,7 @@ class MembershipView:
         admit: Callable[[bytes, PeerId, float], frozenset[Role]],
         timing: MembershipTiming,
         most_members: int,
+        many: int = 16,
     ) -> None:
         self._me = me
         self._swarm = swarm
@@ -131,6 +144,9 @@ class MembershipView:
         self._admit = admit
         self._timing = timing
         self._most_members = most_members
+        self._many = many
+        self._words: dict[bytes, PeerId] = {}
+        self._unix_s: float | None = None
         self._members: dict[PeerId, MemberEntry] = {}
         self._contacts: dict[PeerId, _Contact] = {}
         self._gone: dict[PeerId, _Tombstone] = {}
@@ -163,6 +179,10 @@ class MembershipView:
     def get(self, peer: PeerId) -> MemberEntry | None:
         """What is known of a member."""
         return self._members.get(peer)
+
+    def peer_of(self, word: bytes) -> PeerId | None:
+        """Whose word this is; None when it is not known (any more)."""
+        return self._words.get(word)
 
     def contacts_to_ping(self, now_s: float, most: int) -> list[PeerId]:
         """Peers of whom only a record is known; a ping shows whether they live.
@@ -250,6 +270,9 @@ class MembershipView:
         if said.credentials != old.credentials or now.s - entry.admitted_s > READMIT_S:
             entry.roles = self._admit(said.credentials, entry.peer, now.unix_s)
             entry.admitted_s = now.s
+        self._words.pop(entry.word, None)
+        entry.word = word_of(record, self._swarm)
+        self._words[entry.word] = entry.peer
         entry.record, entry.announcement = record, said
         if not direct:
             age_s = max(0.0, now.unix_s + (entry.skew_s or 0.0) - said.issued_unix_s)
@@ -271,7 +294,9 @@ class MembershipView:
         tombstone = self._gone.get(peer)
         heard_only = tombstone is not None and tombstone.heard_only
         rises = seen is not None and said.order > seen.order
-        if not direct and (heard_only or not rises):
+        age_s = now.unix_s - said.issued_unix_s
+        young = len(self) >= self._many and abs(age_s) < YOUNG_S
+        if not direct and (heard_only or not (rises or young)):
             if seen is not None and not rises:
                 return Learned(News.NOTHING, said)
             if len(self._contacts) < self._most_members:
@@ -284,7 +309,9 @@ class MembershipView:
         detector = Detector(self._timing, now.s)
         if peer not in self._members:
             insort(self._ring, peer)
-        entry = MemberEntry(peer, record, said, roles, detector, now.s, now.s)
+        word = word_of(record, self._swarm)
+        self._words[word] = peer
+        entry = MemberEntry(peer, record, said, roles, detector, now.s, now.s, word)
         self._members[peer] = entry
         self._note(entry)
         return Learned(News.JOINED, said, weighty=True)
@@ -328,11 +355,12 @@ class MembershipView:
         Returns:
             Whom to probe, report or drop (`forget` them); those without need are left out.
         """
-        self._now_s = now.s
+        self._now_s, self._unix_s = now.s, now.unix_s
         uneasy = [p for p in self._uneasy if p in self._members]
         alive = len(self) - sum(
             self._members[p].detector.condition is not Condition.ALIVE for p in uneasy
         )
+        stretch = max(1.0, len(self) / STALE_STRETCH_MEMBERS)
         now_monitored = frozenset(monitored)
         dropped = self._monitored - now_monitored
         self._monitored = now_monitored
@@ -343,14 +371,20 @@ class MembershipView:
                 continue
             detector = entry.detector
             others = alive - (detector.condition is Condition.ALIVE)
-            verdict = detector.check(now.s, monitored=peer in now_monitored, witnesses=others)
+            verdict = detector.check(
+                now.s, monitored=peer in now_monitored, witnesses=others, stretch=stretch
+            )
+            if verdict is Verdict.NOTHING and peer not in self._uneasy:
+                continue
             self._note(entry)
             if verdict is not Verdict.NOTHING:
                 verdicts.append((peer, verdict))
         return verdicts
 
     def _in_turn(self) -> list[PeerId]:
-        count = min(len(self._ring), max(CHECKED_AT_ONCE, len(self._ring) // CHECKS_PER_ROUND))
+        if len(self._ring) <= CHECKED_AT_ONCE:
+            return self._ring
+        count = max(2, len(self._ring) // CHECKS_PER_ROUND)
         start, self._next_check = self._next_check, self._next_check + count
         if self._next_check >= len(self._ring):
             self._next_check = 0
@@ -411,7 +445,9 @@ class MembershipView:
             self._bury(peer, entry.announcement, now.s, heard_only=heard_only)
 
     def _bury(self, peer: PeerId, said: Announcement, now_s: float, *, heard_only: bool) -> None:
-        if self._members.pop(peer, None) is not None:
+        entry = self._members.pop(peer, None)
+        if entry is not None:
+            self._words.pop(entry.word, None)
             del self._ring[bisect_left(self._ring, peer)]
             self._uneasy.pop(peer, None)
             if self._serving.pop(peer, None) is not None:
@@ -457,7 +493,8 @@ class MembershipView:
         if self._now_s >= self._offset_until_s or self._offset_s is None:
             seen = [entry.skew_s for entry in self if entry.skew_s is not None]
             self._offset_s = median(seen) if len(seen) >= 2 else None
-            self._offset_until_s = self._now_s + OFFSET_KEPT_S
+            kept_s = OFFSET_KEPT_S * max(1.0, len(self) / STALE_STRETCH_MEMBERS)
+            self._offset_until_s = self._now_s + kept_s
         return self._offset_s
 
     def plannable(self) -> list[MemberEntry]:
@@ -469,7 +506,14 @@ class MembershipView:
             and entry.announcement.state in PLANNABLE
             and entry.detector.present
             and entry.announcement.manifest_hash == self._manifest_hash
+            and self._usable_age(entry.announcement)
         ]
+
+    def _usable_age(self, said: Announcement) -> bool:
+        """Or one peer with a wrong clock, or with bad intent, would make every plan invalid."""
+        if self._unix_s is None:
+            return True
+        return -USED_AHEAD_S <= self._unix_s - said.issued_unix_s <= USED_UP_TO_S
 
 
 def weighty_change(old: Announcement, new: Announcement) -> bool:

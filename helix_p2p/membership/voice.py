@@ -4,7 +4,7 @@ Always: each announcement has a higher sequence than the one before; a change is
 for a short gap that keeps a peer which changes often from flooding the swarm.
 """
 
-from helix_p2p.cluster.announcement import Announcement
+from helix_p2p.cluster.announcement import Announcement, word_of
 from helix_p2p.identity import Signed
 from helix_p2p.membership.own import MemberConfig, OwnState
 from helix_p2p.membership.timing import Now
@@ -26,6 +26,7 @@ class Voice:
     def __init__(self, config: MemberConfig, *, may_plan: bool, now: Now) -> None:
         self._config = config
         self._may_plan = may_plan
+        self._renewed_s = now.s
         self._gap_s = config.timing.publish_gap_s
         self._sequence = 0
         self._told_s = now.s - self._gap_s
@@ -33,11 +34,13 @@ class Voice:
         self.own = OwnState()
         self.announcement: Announcement
         self.record: Signed
+        self.word: bytes
         self.renew(None, now)
 
     def renew(self, plan: SignedPlan | None, now: Now) -> None:
         """Say again what holds, with a new sequence."""
         self._sequence += 1
+        self._renewed_s = now.s
         config, own = self._config, self.own
         self.announcement = Announcement(
             incarnation=config.incarnation,
@@ -60,6 +63,12 @@ class Voice:
             credentials=config.credentials,
         )
         self.record = self.announcement.signed(config.identity, config.swarm)
+        self.word = word_of(self.record, config.swarm)
+
+    def freshen(self, plan: SignedPlan | None, now: Now) -> None:
+        """Somebody asks for a new sequence, perhaps to prove that we live; not twice a period."""
+        if now.s - self._renewed_s >= self._config.timing.ping_s / 2:
+            self.renew(plan, now)
 
     def change(self, own: OwnState, plan: SignedPlan | None, now: Now) -> None:
         """Something about this peer changed; it is to be told."""

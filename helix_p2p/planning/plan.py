@@ -8,6 +8,7 @@ are exact; `value_mtokens_per_s` equals the flow out of the client side and the 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from helix_p2p import codec
 from helix_p2p.identity import Signed
@@ -15,6 +16,8 @@ from helix_p2p.types import Epoch, LayerRange, PeerId
 
 PLAN_KIND = "plan"
 PLAN_LIMIT_BYTES = 1024 * 1024
+OPENED_KEPT = 4
+"""The latest plans come from several neighbours at once, and are read once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,13 @@ class SignedPlan:
         return (self.plan.epoch, tie, self.hash)
 
 
+@lru_cache(maxsize=OPENED_KEPT)
+def hash_of_plan(body: bytes) -> bytes:
+    """The hash by which a plan is asked for; a mebibyte takes a millisecond, so some are kept."""
+    return codec.sha256(body)
+
+
+@lru_cache(maxsize=OPENED_KEPT)
 def open_plan(record: Signed, swarm: str) -> SignedPlan:
     """Verify the signature over a plan and read it; whether it is a good plan is `validate`'s.
 
@@ -145,4 +155,4 @@ def open_plan(record: Signed, swarm: str) -> SignedPlan:
     """
     record.verify(kind=PLAN_KIND, swarm=swarm)
     plan = codec.decode(record.body, Plan, limit_bytes=PLAN_LIMIT_BYTES)
-    return SignedPlan(plan, record, codec.sha256(record.body))
+    return SignedPlan(plan, record, hash_of_plan(record.body))

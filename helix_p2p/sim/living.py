@@ -42,6 +42,7 @@ SWARM = open_swarm_id_of("simulated")
 START_UNIX_S = 1_800_000_000.0
 MEMBER_TICK_S = 0.5
 DIAL_FAILS_S = 0.02
+LINK_KEPT_S = 30.0
 LOOK_UP_S = 0.3
 PERSIST_S = 0.01
 SOLVE_S = 1.0
@@ -79,6 +80,8 @@ class _Mind:
     target: LayerRange | None = None
     order: PlanOrder | None = None
     runs: int = 0
+    linked: dict[PeerId, float] = field(default_factory=dict)
+    seen: tuple[object, ...] = ()
 
 
 @cache
@@ -148,9 +151,14 @@ class LivingSwarm(ServingSwarm):
             self._see(peer)
 
     def _see(self, peer: SimPeer) -> None:
-        member = self.minds[peer.me].member
+        mind = self.minds[peer.me]
+        member = mind.member
         if peer.alive and member is not None:
             epoch = member.plan.plan.epoch if member.plan is not None else 0
+            known = (member, member.serving_version, epoch)
+            if known == mind.seen:
+                return
+            mind.seen = known
             peer.do(peer.entry.see(member.serving(), {}, epoch, self.time.now_s))
 
     def crash(self, name: PeerId) -> None:
@@ -169,8 +177,11 @@ class LivingSwarm(ServingSwarm):
 
     def _everyone_loses(self, name: PeerId) -> None:
         super()._everyone_loses(name)
-        for peer, mind in self.minds.items():
-            if peer != name and mind.member is not None:
+        linked, self.minds[name].linked = self.minds[name].linked, {}
+        for peer, talked_s in linked.items():
+            mind = self.minds[peer]
+            mind.linked.pop(name, None)
+            if mind.member is not None and self.time.now_s - talked_s < LINK_KEPT_S:
                 self._act(peer, mind.member.on_peer_lost(name, self._now(mind)))
 
     # ── membership ───────────────────────────────────────────────────────────────────────────
@@ -276,7 +287,9 @@ class LivingSwarm(ServingSwarm):
         size = len(codec.encode(message))
         self.member_bytes += size
         self.member_messages += 1
-        self.network.send(
+        self._link(name, to)
+        self._link(to, name)
+        self.network.post(
             name,
             to,
             size,
@@ -285,6 +298,14 @@ class LivingSwarm(ServingSwarm):
             other.runs,
             lambda m, now: m.on_message(name, message, now),
         )
+
+    def _link(self, name: PeerId, other: PeerId) -> None:
+        """Two peers that talked keep their stream for a while, and see each other's end."""
+        linked, now_s = self.minds[name].linked, self.time.now_s
+        linked.pop(other, None)
+        linked[other] = now_s
+        while now_s - linked[oldest := next(iter(linked))] > LINK_KEPT_S:
+            del linked[oldest]
 
     def _store(self, key: str, subkey: str, value: bytes, expires_in_s: float) -> None:
         now_s = self.time.now_s

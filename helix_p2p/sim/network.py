@@ -110,6 +110,26 @@ class Network:
                 stream.bulk.clear()
                 stream.queued_bytes = 0.0
 
+    def post(
+        self,
+        source: PeerId,
+        target: PeerId,
+        size_bytes: float,
+        deliver: Callable[..., None],
+        *args: object,
+    ) -> None:
+        """Send a small message that waits for no other, as membership's own streams do."""
+        if self._side and self.apart(source, target):
+            return
+        link = self._links.get((source, target), self._default)
+        arrives_s = self._time.now_s + size_bytes / link.bandwidth_bytes_per_s + link.latency_s
+        if link.loss > 0:
+            resend_s = max(LEAST_RESEND_S, 2 * link.latency_s)
+            while self._rng.random() < link.loss:
+                arrives_s += resend_s
+                resend_s *= 2
+        self._time.at(arrives_s, deliver, *args)
+
     def queued_bytes(self, source: PeerId, target: PeerId) -> float:
         """How much waits to be sent."""
         stream = self._streams.get((source, target))

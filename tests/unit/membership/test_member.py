@@ -7,7 +7,7 @@ from typing import TypeVar
 import pytest
 
 from helix_p2p import codec
-from helix_p2p.cluster.announcement import PeerState, open_announcement
+from helix_p2p.cluster.announcement import PeerState, open_announcement, word_of
 from helix_p2p.errors import HandshakeRefused, SolverError, SwarmTooSmall
 from helix_p2p.identity import Signed
 from helix_p2p.membership import effects as fx
@@ -155,11 +155,46 @@ def test_each_announcement_has_a_higher_sequence() -> None:
     member = with_members(1)
     orders = []
     for step in range(40):
-        for message in sent(m.Ping, member.tick(at(step * 0.5))):
-            assert message.announcement is not None
-            orders.append(open_announcement(message.announcement, SWARM).order)
+        pings = sent(m.Ping, member.tick(at(step * 0.5)))
+        told = [p.announcement for p in pings if p.announcement is not None]
+        orders += [open_announcement(word, SWARM).order for word in told]
+        if step % 10 == 9:
+            own = replace(STANDBY, memory_bytes=9_000 + step)
+            [change] = sent(m.Ping, member.set_own(own, at(step * 0.5 + 0.1)))
+            assert change.announcement is not None, "a change is told"
+            orders.append(open_announcement(change.announcement, SWARM).order)
     assert orders == sorted(orders)
     assert len(set(orders)) >= 3
+
+
+def test_who_shows_that_it_holds_our_word_is_not_sent_it_again() -> None:
+    member = with_members(1)
+    [told] = sent(m.Ping, member.tick(at(5)))
+    assert told.announcement is not None
+    word = word_of(told.announcement, SWARM)
+    pong = m.Pong(0, b"", None, told.number, at(5.1).unix_s, seen=word)
+    member.on_message(peer(1), pong, at(5.1))
+    [ping_again] = sent(m.Ping, member.tick(at(10)))
+    assert ping_again.announcement is None
+    [answer] = sent(m.Pong, member.on_message(peer(1), ping(1, s=11, seen=b""), at(11)))
+    assert answer.announcement is not None
+    before = open_announcement(told.announcement, SWARM).order
+    after = open_announcement(answer.announcement, SWARM).order
+    assert after > before, "who doubts us gets a fresh word"
+
+
+def test_unknown_word_is_asked_of_who_mentions_it_and_old_ones_are_not() -> None:
+    member = with_members(1, 2)
+    news = (word_of(record(3), SWARM), word_of(record(2), SWARM))
+    effects = member.on_message(peer(1), ping(1, 2, s=1, news=news), at(1))
+    assert sent(m.GetMembers, effects) == [m.GetMembers(news[:1])]
+    again = member.on_message(peer(2), ping(2, 2, s=1, news=news), at(1.1))
+    assert sent(m.GetMembers, again) == [], "one was asked already"
+    member.on_message(peer(1), m.MembersReply((record(3),)), at(1.2))
+    later = member.on_message(peer(1), ping(1, 3, s=20, news=news), at(20))
+    assert sent(m.GetMembers, later) == []
+    [reply] = sent(m.MembersReply, member.on_message(peer(1), m.GetMembers(news[1:]), at(21)))
+    assert [r.signer for r in reply.announcements] == [peer(2)]
 
 
 def test_who_leaves_says_so_and_is_silent_ever_after() -> None:

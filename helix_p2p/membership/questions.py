@@ -1,0 +1,56 @@
+"""Which mentioned words are worth asking for: those that nobody told us and nobody was asked for.
+
+News travels in a large swarm as words of eight bytes (`announcement.word_of`); whoever does not
+know one asks who mentioned it, so that a record goes to each member about once (lazy push: Leitão
+et al., Plumtree, SRDS 2007).
+
+Always: bounded; a word that was asked for and never came is asked for again, of somebody else, when
+it is mentioned after a while.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from helix_p2p.membership.timing import MembershipTiming
+from helix_p2p.membership.view import MembershipView
+
+WORDS_PER_QUESTION = 32
+WORDS_KEPT = 8192
+
+
+class Questions:
+    """See the module's description.
+
+    Args:
+        timing: How long an answer may take.
+    """
+
+    def __init__(self, timing: MembershipTiming) -> None:
+        self._again_s = timing.pull_s
+        self._asked_s: OrderedDict[bytes, float] = OrderedDict()
+        self._known: OrderedDict[bytes, None] = OrderedDict()
+
+    def worth(
+        self, words: Iterable[bytes], view: MembershipView, ours: bytes, now_s: float
+    ) -> tuple[bytes, ...]:
+        """Those of the mentioned words to ask for now; they count as asked."""
+        asked: list[bytes] = []
+        for word in words:
+            if word in self._known or word == ours or view.peer_of(word) is not None:
+                continue
+            if now_s - self._asked_s.get(word, -self._again_s) < self._again_s:
+                continue
+            self._asked_s[word] = now_s
+            asked.append(word)
+            if len(asked) == WORDS_PER_QUESTION:
+                break
+        while len(self._asked_s) > WORDS_KEPT:
+            self._asked_s.popitem(last=False)
+        return tuple(asked)
+
+    def answered(self, word: bytes) -> None:
+        """This word came; if it is not in the view it is old, and not worth asking for again."""
+        self._asked_s.pop(word, None)
+        self._known[word] = None
+        while len(self._known) > WORDS_KEPT:
+            self._known.popitem(last=False)
