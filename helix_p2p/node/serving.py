@@ -9,6 +9,7 @@ that effects cause behind them; a message to ourselves never leaves the process.
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -365,25 +366,26 @@ class Serving:
     def _run_step(self, step: RunStep[RowPayload]) -> None:
         self._compute.submit(
             lambda: self._step(step),
-            lambda result: self._step_done(step, result),
+            lambda done: self._step_done(step, *done),
             lambda error: self._step_failed(step, error),
         )
 
-    def _step(self, step: RunStep[RowPayload]) -> StepResult:
-        """On the engine's thread."""
-        start_s = self._clock()
+    def _step(self, step: RunStep[RowPayload]) -> tuple[StepResult, float]:
+        """On the engine's thread: what came out, and how long it took."""
+        start_s = time.perf_counter()
         result = steps.run(self._engine, step)
-        self.counters.busy_s += self._clock() - start_s
-        return result
+        return result, time.perf_counter() - start_s
 
-    def _step_done(self, step: RunStep[RowPayload], result: StepResult) -> None:
+    def _step_done(self, step: RunStep[RowPayload], result: StepResult, took_s: float) -> None:
         self.counters.steps += 1
+        self.counters.busy_s += took_s
         if step.phase is Phase.DECODE:
             self.counters.decode_rows += len(step.rows)
         else:
             self.counters.prefill_tokens += sum(row.count for row in step.rows)
         self._outputs.keep(step, result)
-        self._do(self._stage.on_step_done(result.tokens or (None,) * len(step.rows)))
+        tokens = result.tokens or (None,) * len(step.rows)
+        self._do(self._stage.on_step_done(tokens, took_s))
 
     def _cache_failed(self, session: SessionId, error: BaseException) -> None:
         """The device may have less room than the engine thought; it knows better now."""

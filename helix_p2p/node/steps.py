@@ -59,7 +59,12 @@ def run(engine: Engine, step: RunStep[RowPayload]) -> StepResult:
         )
         for row in step.rows
     ]
-    payloads = [row.payload for row in step.rows]
+    payloads = [
+        row.payload[row.skip : row.skip + row.count]
+        if row.count < len(row.payload)
+        else row.payload
+        for row in step.rows
+    ]
     if step.takes_tokens:
         tokens = [t for p in payloads if not isinstance(p, torch.Tensor) for t in p]
         return engine.step(step.layers, rows, tokens=tokens)

@@ -75,6 +75,7 @@ class StepRow(Struct, Generic[P], frozen=True, gc=False):
         open: What the session's entry peer asked for; the same object in all its rows.
         position: The first of `count`.
         wanted: Whether a token is wanted after this row, on whatever stage.
+        skip: How many positions of the payload come before this row's; they ran as another row.
         history: Prompt and answer so far, where the repetition penalty needs it.
     """
 
@@ -84,6 +85,7 @@ class StepRow(Struct, Generic[P], frozen=True, gc=False):
     wanted: bool
     payload: P
     history: tuple[int, ...] = ()
+    skip: int = 0
 
     @property
     def session(self) -> SessionId:

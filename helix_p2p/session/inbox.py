@@ -2,8 +2,9 @@
 
 Merging is everything on a CPU, where a product of eight rows costs as much as one of two
 (docs/adr/0007): all decode rows that wait and share layers form one batch, from whichever entry
-peer. Prefill is served round robin by session, packed up to the chunk size. The two take turns when
-both wait, so neither starves.
+peer. Prefill is served round robin by session, packed up to the chunk size; what is larger is cut,
+since a decode step may come at any moment and waits for it. The two take turns when both wait, so
+neither starves.
 
 Always: one row per session and batch, in the order they came; rows of a batch share layers; prefill
 whose next stage does not keep up stays here; the count of waiting positions is exact.
@@ -14,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Generic, TypeVar
+
+from msgspec.structs import replace
 
 from helix_p2p.session.effects import StepRow
 from helix_p2p.session.messages import Phase
@@ -33,7 +36,7 @@ class Inbox(Generic[P]):
 
     Attributes:
         decode_batch: Most decode rows in a batch.
-        prefill_tokens: Most prefill positions in a batch; a single larger row still runs alone.
+        prefill_tokens: Most prefill positions in a batch, as the stage's pace has it now.
         congested: Peers that take no more prefill for now.
         positions: All positions that wait.
     """
@@ -50,6 +53,11 @@ class Inbox(Generic[P]):
     def rows(self) -> int:
         """All rows that wait."""
         return len(self._decode) + sum(len(chunks) for chunks in self._prefill.values())
+
+    @property
+    def prefill_waits(self) -> bool:
+        """Whether any session's prefill waits."""
+        return bool(self._prefill)
 
     def prefills(self, session: SessionId) -> bool:
         """Whether a session's prefill waits here."""
@@ -138,4 +146,15 @@ class Inbox(Generic[P]):
             chunks.popleft()
             if chunks:  # its next chunk waits behind the other sessions'
                 self._prefill[row.open.session] = chunks
+        if taken and taken[0].count > self.prefill_tokens:
+            taken[0], rest = _cut(taken[0], self.prefill_tokens)
+            self._prefill.setdefault(rest.open.session, deque()).appendleft(rest)
         return taken
+
+
+def _cut(row: StepRow[P], count: int) -> tuple[StepRow[P], StepRow[P]]:
+    """A row's first `count` positions, and the others; a token is wanted only after the last."""
+    rest = replace(
+        row, position=row.position + count, count=row.count - count, skip=row.skip + count
+    )
+    return replace(row, count=count, wanted=False), rest

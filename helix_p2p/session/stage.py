@@ -46,6 +46,7 @@ from helix_p2p.session.messages import (
     Sampled,
     StageFailed,
 )
+from helix_p2p.session.pace import PrefillPace
 from helix_p2p.session.prefixes import (
     PREFIX_BLOCK_TOKENS,
     KeptCache,
@@ -121,6 +122,7 @@ class StageMachine(Generic[P]):
         self._sessions: dict[SessionId, _Session] = {}
         self._kept = KeptCaches()
         self._inbox: Inbox[P] = Inbox(self._limits.decode_batch, self._limits.prefill_tokens)
+        self._pace = PrefillPace(self._limits.prefill_tokens)
         self._running: RunStep[P] | None = None
         self._changes = 0  # to who is open here, and under which attempt
         self._changes_before_step = 0
@@ -349,10 +351,19 @@ class StageMachine(Generic[P]):
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────
 
-    def on_step_done(self, tokens: Sequence[int | None]) -> list[Effect[P]]:
-        """The step ran; `tokens[i]` is what row i sampled. Outputs go on, the next step starts."""
+    def on_step_done(
+        self, tokens: Sequence[int | None], took_s: float | None = None
+    ) -> list[Effect[P]]:
+        """The step ran; outputs go on, the next step starts.
+
+        Args:
+            tokens: What each row sampled.
+            took_s: How long it ran; None where chunks are not to adapt to it.
+        """
         step = self._finish_step()
         rows = step.rows
+        if took_s is not None:
+            self._pace.ran(step.phase, sum([row.count for row in rows]), took_s)
         opens = [row.open for row in rows]
         ways = {open_.next for open_ in opens}
         unchanged = self._changes == self._changes_before_step
@@ -501,6 +512,9 @@ class StageMachine(Generic[P]):
         return None
 
     def _fresh(self) -> RunStep[P] | None:
+        if self._inbox.prefill_waits:
+            decoding = any(known.decoding for known in self._sessions.values())
+            self._inbox.prefill_tokens = self._pace.positions(decoding=decoding)
         found = self._inbox.take()
         if found is None:
             return None

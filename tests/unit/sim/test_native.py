@@ -7,6 +7,7 @@ import pytest
 
 from helix_p2p.session.backpressure import FULL_BYTES
 from helix_p2p.session.generation import EntryLimits
+from helix_p2p.session.stage import StageLimits
 from helix_p2p.sim.helix.figures import percentiles
 from helix_p2p.sim.helix.replay import HelixRun
 from helix_p2p.sim.helix.setup import HelixSetup, LinkSetup, published_setup
@@ -61,7 +62,9 @@ def test_online_overload_waits_and_is_refused_with_a_type():
 
 
 def test_a_chunked_long_prompt_does_not_hold_up_decoding():
-    whole = ServingRules(entry=EntryLimits(prefill_chunk_tokens=4096))
+    whole = ServingRules(
+        entry=EntryLimits(prefill_chunk_tokens=4096), stage=StageLimits(prefill_tokens=4096)
+    )
     setup = chain(stage("a", 0, 6), stage("b", 6, 12))
     run = HelixRun(feed=10, warm_up_s=0.0, duration_s=60.0)
     chunked, unchunked = serve(setup, run), serve(setup, run, whole)
