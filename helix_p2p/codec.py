@@ -5,6 +5,9 @@ dataclass's fields as a map, keys in the order of declaration (sorted for plain 
 the same value always gives the same bytes. Decoding checks the size before it allocates and the
 type of every field; bytes that do not fit give one `DecodeError`, never another exception.
 
+A list costs up to 24 bytes of memory per byte of input (a pair of nils), so lists state how long
+they may be: `Annotated[tuple[…], at_most(n)]` is refused unread beyond that.
+
 Unknown fields are ignored, and fields with defaults may be absent: that is how versions overlap.
 """
 
@@ -17,6 +20,12 @@ from helix_p2p.errors import DecodeError
 
 T = TypeVar("T")
 
+
+def at_most(length: int) -> msgspec.Meta:
+    """How long a list, text or byte string may be that is decoded into an annotated field."""
+    return msgspec.Meta(max_length=length)
+
+
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 _decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 
@@ -24,6 +33,13 @@ _decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 def encode(value: object) -> bytes:
     """The canonical bytes of a dataclass, struct or plain value."""
     return _encoder.encode(value)
+
+
+def encode_after(start: bytes, value: object) -> bytearray:
+    """`start` and then the canonical bytes, in one buffer: large values are not copied twice."""
+    buffer = bytearray(start)
+    _encoder.encode_into(value, buffer, -1)
+    return buffer
 
 
 def decode(data: bytes | bytearray | memoryview, of: type[T], *, limit_bytes: int) -> T:

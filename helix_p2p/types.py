@@ -19,6 +19,14 @@ Epoch = NewType("Epoch", int)
 
 SESSION_ID_BYTES = 16
 
+MOST_TOKENS = 131_072
+"""Prompt and answer together; longer contexts are served up to here. A message of 2 MiB with so
+many token ids takes under 8 MiB when it is decoded."""
+MOST_LAYERS = 1024
+"""The deepest models in use have 126 layers."""
+MOST_PEERS = 4096
+"""That one plan places, or one message names."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class LayerRange:

@@ -8,7 +8,6 @@ never reads does not hold anything up.
 import asyncio
 import contextlib
 import hashlib
-import json
 import os
 import socket
 import tempfile
@@ -16,11 +15,11 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from helix_p2p.errors import ConfigError, DeadlineExceeded, PeerUnreachable
+from helix_p2p.errors import ConfigError, DeadlineExceeded, DecodeError, PeerUnreachable
+from helix_p2p.node.status import STATUS_LIMIT_BYTES, status_object
 
 _LONGEST_PATH_BYTES = 100  # a unix socket's path has 103 (macOS) or 107 (Linux)
 _WRITE_DEADLINE_S = 5.0
-_ANSWER_LIMIT_BYTES = 16 * 1024 * 1024
 
 
 def socket_path(state_dir: Path) -> Path:
@@ -81,7 +80,7 @@ def ask_status(state_dir: Path, timeout_s: float = 5.0) -> dict[str, Any]:
             connection.connect(os.fspath(path))
             while chunk := connection.recv(65536):
                 answer += chunk
-                if len(answer) > _ANSWER_LIMIT_BYTES:
+                if len(answer) > STATUS_LIMIT_BYTES:
                     break
         except TimeoutError as error:
             raise DeadlineExceeded(
@@ -93,8 +92,6 @@ def ask_status(state_dir: Path, timeout_s: float = 5.0) -> dict[str, Any]:
                 hint="start it, or name its --state-dir",
             ) from error
     try:
-        said = json.loads(bytes(answer))
-    except ValueError as error:
+        return status_object(answer)
+    except DecodeError as error:
         raise PeerUnreachable(f"the process of {state_dir} ended while it answered") from error
-    assert isinstance(said, dict)
-    return said

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import click
 
+from helix_p2p.cli.shown import harmless
 from helix_p2p.errors import Cancelled, HelixError, InputError
 
 EXIT_FAILED = 1
@@ -96,8 +97,8 @@ def most_telling(error: BaseException) -> BaseException:
 
 
 def one_line(text: str) -> str:
-    """Text of a library's error, its lines joined."""
-    return " ".join(text.split())
+    """Text of a library's or another machine's error, its lines joined."""
+    return " ".join(harmless(text).split())
 
 
 def _verbose(arguments: list[str]) -> bool:

@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from helix_p2p.cli.errors import one_line
 from helix_p2p.node.events import NodeEvent
 from helix_p2p.node.status import NodeStatus
 
@@ -37,7 +38,7 @@ class EventPrinter:
             click.echo(json.dumps(said, default=str))
         else:
             clock = time.strftime("%H:%M:%S")
-            self._console.print(f"{clock}  {event.text}", markup=False, soft_wrap=True)
+            self._console.print(f"{clock}  {one_line(event.text)}", markup=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Print lines for people only."""

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from helix_p2p.cli.shown import harmless
 from helix_p2p.cli.units import format_duration, format_size
 from helix_p2p.errors import DecodeError
 from helix_p2p.node.status import MemberStatus, NodeStatus, PlanStatus
@@ -41,21 +42,28 @@ def print_status(said: Mapping[str, Any], *, as_json: bool) -> None:
         raise DecodeError(f"the node's status is of another version: {error}") from error
     console = Console(highlight=False)
     console.print(_summary(status))
-    if status.members:
+    if _count(status):
         console.print(_members(status, with_device=console.width >= WIDE_COLUMNS))
     if status.plan is not None:
         console.print(flow_lines(status))
+    if entries := _bootstrap_nodes(status):
+        console.print(entries)
+
+
+def cell(text: str) -> str:
+    """Text of other machines for rich: harmless, on one line, its brackets no markup."""
+    return escape(" ".join(harmless(text).split()))
 
 
 def short(peer: str) -> str:
     """The end of a peer id, which tells peers apart."""
-    return peer if len(peer) <= SHORT_ID_CHARACTERS else f"…{peer[-SHORT_ID_CHARACTERS:]}"
+    return cell(peer if len(peer) <= SHORT_ID_CHARACTERS else f"…{peer[-SHORT_ID_CHARACTERS:]}")
 
 
 def called(peer: str, members: tuple[MemberStatus, ...]) -> str:
     """A peer's public name, or the end of its id."""
     name = next((member.name for member in members if member.peer == peer), "")
-    return escape(name) or short(peer)
+    return cell(name) or short(peer)
 
 
 def flow_lines(status: NodeStatus) -> str:
@@ -79,24 +87,44 @@ def flow_lines(status: NodeStatus) -> str:
 
 
 def _count(status: NodeStatus) -> int:
-    """How many lend memory: a bootstrap node is a member too, and no peer."""
-    return sum(member.memory_bytes > 0 for member in status.members)
+    return sum(map(_lends, status.members))
+
+
+def _lends(member: MemberStatus) -> bool:
+    """A bootstrap node is a member too, and no peer: it lends nothing."""
+    return member.memory_bytes > 0
+
+
+def _bootstrap_nodes(status: NodeStatus) -> str:
+    """One line that names the members that lend nothing."""
+    named = [
+        called(it.peer, status.members) + (" (this)" if it.peer == status.peer else "")
+        for it in status.members
+        if not _lends(it)
+    ]
+    return (
+        f"bootstrap {'node' if len(named) == 1 else 'nodes'}: {', '.join(named)}" if named else ""
+    )
 
 
 def _summary(status: NodeStatus) -> Table:
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold")
     rows.add_column(overflow="fold")
-    rows.add_row(status.role, f"{status.peer}")
-    rows.add_row("state", f"{status.state}{f': {escape(status.detail)}' if status.detail else ''}")
+    rows.add_row(cell(status.role), cell(status.peer))
+    rows.add_row(
+        "state", f"{cell(status.state)}{f': {cell(status.detail)}' if status.detail else ''}"
+    )
     rows.add_row(
         "swarm",
-        f"{status.swarm} ({'invite-only' if status.trusted else 'open, untrusted'}), "
+        f"{cell(status.swarm)} ({'invite-only' if status.trusted else 'open, untrusted'}), "
         f"{_count(status)} peers",
     )
-    rows.add_row("model", f"{escape(status.model)}, {status.layers} layers {status.dtype}".rstrip())
+    rows.add_row(
+        "model", f"{cell(status.model)}, {status.layers} layers {cell(status.dtype)}".rstrip()
+    )
     if status.role == "peer":
-        rows.add_row("device", f"{escape(status.device)}, {format_size(status.memory_bytes)}")
+        rows.add_row("device", f"{cell(status.device)}, {format_size(status.memory_bytes)}")
         rows.add_row("layers", _holding(status))
         rows.add_row(
             "sessions",
@@ -109,12 +137,12 @@ def _summary(status: NodeStatus) -> Table:
             f"up {format_duration(status.uptime_s)}",
         )
     for address in status.addresses:
-        rows.add_row("reach", escape(address))
+        rows.add_row("reach", cell(address))
     if status.plan is not None:
         rows.add_row("plan", plan_line(status.plan))
         rows.add_row("planner", called(status.plan.planner, status.members))
         if status.plan.bottleneck:
-            rows.add_row("bottleneck", escape(status.plan.bottleneck))
+            rows.add_row("bottleneck", cell(status.plan.bottleneck))
     return rows
 
 
@@ -122,8 +150,8 @@ def plan_line(plan: PlanStatus) -> str:
     """Epoch, flow and certificate in one line."""
     proof = "proven optimal" if plan.gap == 0 else f"gap {plan.gap:.1%}"
     return (
-        f"epoch {plan.epoch}: {plan.tokens_per_s:.1f} tokens/s of at most "
-        f"{plan.bound_tokens_per_s:.1f} ({proof}), by {escape(plan.solver)} in "
+        f"epoch {plan.epoch}: {plan.tokens_per_s:.1f} tokens/s for many requests at once, of at "
+        f"most {plan.bound_tokens_per_s:.1f} ({proof}), by {cell(plan.solver)} in "
         f"{format_duration(plan.solve_s)}"
     )
 
@@ -142,16 +170,17 @@ def _members(status: NodeStatus, *, with_device: bool) -> Table:
     if with_device:
         table.add_column("device", no_wrap=True, overflow="ellipsis")
     planned = {it.peer: (it.start, it.end) for it in status.plan.placement} if status.plan else {}
-    for member in sorted(status.members, key=lambda it: (it.serving or (1 << 30, 0), it.peer)):
+    peers = [member for member in status.members if _lends(member)]
+    for member in sorted(peers, key=lambda it: (it.serving or (1 << 30, 0), it.peer)):
         cells = (
             called(member.peer, status.members) + (" (this)" if member.peer == status.peer else ""),
-            member.state,
+            cell(member.state),
             _layers(member.serving),
             _layers(planned.get(member.peer)),
             format_size(member.memory_bytes),
             "" if member.rtt_s is None else format_duration(member.rtt_s),
             "" if member.age_s is None else f"{format_duration(member.age_s)} ago",
-            escape(member.device),
+            cell(member.device),
         )
         table.add_row(*cells[: len(table.columns)])
     return table

@@ -9,7 +9,7 @@ found, the field, and the nearest right name; nothing is guessed.
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -25,6 +25,8 @@ from helix_p2p.types import PeerId
 
 FILE_LIMIT_BYTES = 4 * 1024 * 1024
 PEER_LIMIT = 10_000
+LINK_LIMIT = 2_000_000
+"""Pairs of peers, as many as a region of 1400 has; they take some 0.5 GB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,8 @@ def parse_cluster(text: str, source: str = "cluster file") -> Snapshot:
     links: dict[tuple[PeerId, PeerId], Link] = {}
     for region in regions.values():
         inside = Link(region.rtt_s / 2, region.bandwidth_bytes_per_s)
-        _join(links, places[region.name], places[region.name], inside)
+        if not _join(links, places[region.name], places[region.name], inside):
+            root.fail("regions", f"{region.name!r} has too many peers: {_TOO_MANY}")
     for table in root.tables("links"):
         _link(table, places, links)
     default = _default_link(root)
@@ -219,18 +222,25 @@ def _link(
     one_way = table.take("one_way", (bool,)) or False
     table.finish()
     link = Link(rtt_s / 2, bandwidth)
-    _join(links, ends[0], ends[1], link)
-    if not one_way:
-        _join(links, ends[1], ends[0], link)
+    ways = [(ends[0], ends[1])] if one_way else [(ends[0], ends[1]), (ends[1], ends[0])]
+    if not all(_join(links, source, target, link) for source, target in ways):
+        table.fail(None, f"joins too many peers: {_TOO_MANY}")
+
+
+_TOO_MANY = f"more than {LINK_LIMIT} pairs are not kept; say it in `default_link`"
 
 
 def _join(
     links: dict[tuple[PeerId, PeerId], Link],
-    sources: Iterable[PeerId],
-    targets: Iterable[PeerId],
+    sources: Sequence[PeerId],
+    targets: Sequence[PeerId],
     link: Link,
-) -> None:
+) -> bool:
+    """Add the pairs; False when they are too many."""
+    if len(links) + len(sources) * len(targets) > LINK_LIMIT:
+        return False
     links.update({(a, b): link for a, b in product(sources, targets) if a != b})
+    return True
 
 
 def _default_link(root: Table) -> Link | None:

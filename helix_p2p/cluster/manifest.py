@@ -16,14 +16,17 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Annotated
 
 import msgspec
 
 from helix_p2p import codec
+from helix_p2p.codec import at_most
 from helix_p2p.errors import DecodeError
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = 1
+MOST_FILES = 4096
 MANIFEST_LIMIT_BYTES = 1024 * 1024
 SHARED_FILE_LIMIT_BYTES = 64 * 1024 * 1024
 """The largest tokenizer.json in common use is about 35 MB; a frame's payload ends at 64 MiB."""
@@ -46,6 +49,11 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether a file of a manifest may be called so."""
+    return _NAME.fullmatch(name) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class ManifestFile:
     """One file of the model.
@@ -63,7 +71,7 @@ class ManifestFile:
     shared: bool = False
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not is_plain_name(self.name):
             raise ValueError(f"not a plain file name: {self.name[:64]!r}")
         if not _SHA256.fullmatch(self.sha256):
             raise ValueError(f"{self.name}: not a hex SHA-256")
@@ -90,7 +98,7 @@ class Manifest:
     layers: int
     vocab_size: int
     context_tokens: int
-    files: tuple[ManifestFile, ...]
+    files: Annotated[tuple[ManifestFile, ...], at_most(MOST_FILES)]
     format: int = MANIFEST_FORMAT
 
     def __post_init__(self) -> None:

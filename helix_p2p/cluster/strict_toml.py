@@ -31,7 +31,9 @@ def open_toml(text: str, source: str) -> "Table":
     """
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise ConfigError(f"{source}: not valid TOML: nested too deeply") from error
+    except ValueError as error:  # TOMLDecodeError is one, and so is a number of 5000 digits
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
     return Table(Source(source, line_index(text)), (), data)
 

@@ -63,7 +63,7 @@ class HashCache:
         self._changed = False
         try:
             self._known = msgspec.json.decode(self._path.read_bytes(), type=dict[str, FileHashes])
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, ValueError):
             self._known = {}
 
     def of(self, path: Path, progress: Progressed | None = None) -> FileHashes:
@@ -193,10 +193,9 @@ def _hash(path: Path, progress: Progressed | None) -> tuple[str, str, dict[str, 
         header = read_header(path)
         header_digest = _header_digest(path)
         end = path.stat().st_size
-        first = end - max((int(t["data_offsets"][1]) for t in header.values()), default=0)
+        first = end - max((stop for _, stop in header.values()), default=0)
         places = sorted(
-            (first + int(t["data_offsets"][0]), first + int(t["data_offsets"][1]), name)
-            for name, t in header.items()
+            (first + start, first + stop, name) for name, (start, stop) in header.items()
         )
     with path.open("rb", buffering=0) as file:
         done = 0

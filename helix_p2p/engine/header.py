@@ -3,18 +3,21 @@
 Always: a file is taken as whole only if header and size agree to the byte.
 """
 
-import json
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from helix_p2p.errors import ModelError
 
 HEADER_LIMIT_BYTES = 100_000_000
 """The safetensors library's own limit for a header."""
 
+_HEADER = msgspec.json.Decoder(dict[str, dict[str, msgspec.Raw]])
+_PLACE = msgspec.json.Decoder(tuple[int, int])
 
-def read_header(path: Path) -> dict[str, Any]:
-    """Tensor names with dtype, shape and place, from a safetensors file that must be whole.
+
+def read_header(path: Path) -> dict[str, tuple[int, int]]:
+    """Where each tensor lies behind the header, [start, end) in bytes; the file must be whole.
 
     Raises:
         ModelError: The file is truncated or not safetensors.
@@ -26,12 +29,13 @@ def read_header(path: Path) -> dict[str, Any]:
         if size < 8 or length > min(size - 8, HEADER_LIMIT_BYTES):
             raise broken
         try:
-            header = json.loads(file.read(length))
+            header = _HEADER.decode(file.read(length))
             header.pop("__metadata__", None)
-            end = max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            places = {name: _PLACE.decode(it["data_offsets"]) for name, it in header.items()}
+        except (msgspec.DecodeError, ValueError, KeyError, RecursionError) as error:
             raise broken from error
-    if size != 8 + length + end:
+    if any(not 0 <= start <= end for start, end in places.values()):
         raise broken
-    result: dict[str, Any] = header
-    return result
+    if size != 8 + length + max((end for _, end in places.values()), default=0):
+        raise broken
+    return places

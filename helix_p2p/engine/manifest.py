@@ -15,12 +15,14 @@ from helix_p2p.cluster.manifest import (
     SHARED_NAMES,
     Manifest,
     ManifestFile,
+    is_plain_name,
     make_manifest,
 )
 from helix_p2p.engine.hashes import HashCache
 from helix_p2p.engine.header import read_header
 from helix_p2p.engine.supported import check_supported
 from helix_p2p.errors import ModelError
+from helix_p2p.types import MOST_TOKENS
 
 CONFIG_FILE = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
@@ -113,8 +115,11 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         if not isinstance(weight_map, dict) or not weight_map:
             raise ModelError(f"{folder / INDEX_FILE} has no weight_map", hint="download it again")
         shards = sorted({str(shard) for shard in weight_map.values()})
-        if any(Path(shard).name != shard for shard in shards):
-            raise ModelError(f"{folder / INDEX_FILE} names files outside the folder")
+        odd = next((shard for shard in shards if not is_plain_name(shard)), None)
+        if odd is not None:
+            raise ModelError(
+                f"{folder / INDEX_FILE} names {odd[:80]!r}, outside the folder or no plain name"
+            )
         missing = [shard for shard in shards if not (folder / shard).is_file()]
         if missing:
             raise ModelError(
@@ -125,6 +130,11 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         paths = tuple(folder / shard for shard in shards)
     else:
         paths = tuple(sorted(folder.glob("*.safetensors")))
+        odd = next((path.name for path in paths if not is_plain_name(path.name)), None)
+        if odd is not None:
+            raise ModelError(
+                f"{folder} holds {odd!r}", hint="rename it: letters, digits, dots, - and _ only"
+            )
     if not paths:
         if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
             raise ModelError(
@@ -142,18 +152,20 @@ def context_tokens(config: Mapping[str, Any]) -> int:
 
     Rotary embeddings of the kinds `longrope` and `dynamic` change all their frequencies once a
     sequence grows beyond the length of the first training. What is cached would then be wrong, and
-    a chunk cannot know how long its prompt is; so the context ends there.
+    a chunk cannot know how long its prompt is; so the context ends there. No context is longer than
+    what one message may carry.
     """
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if rope.get("rope_type", rope.get("type")) in ("longrope", "dynamic"):
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, Mapping) else None
+    if isinstance(rope, Mapping) and kind in ("longrope", "dynamic"):
         for place in (rope, config):
             first = place.get("original_max_position_embeddings")
             if isinstance(first, int) and first > 0:
-                return first
+                return min(first, MOST_TOKENS)
     for key in ("max_position_embeddings", "n_positions", "seq_length"):
         value = config.get(key)
         if isinstance(value, int) and value > 0:
-            return value
+            return min(value, MOST_TOKENS)
     return 2048  # bloom and falcon need not say; both were trained with 2048
 
 
@@ -167,8 +179,8 @@ def _number(config: Mapping[str, Any], *keys: str) -> int:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        value: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot read {path}: {error}", hint="download that file again") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} is not a JSON object", hint="download that file again")

@@ -303,7 +303,7 @@ def _place(manifest: Manifest, config: EngineConfig, device_name: str, cache: Pa
 def _load(path: Path) -> Measurement | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Measurement)
-    except (OSError, msgspec.DecodeError, ValueError):
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError):
         return None
 
 

@@ -79,7 +79,8 @@ def check_supported(name: str, config: Mapping[str, Any]) -> None:
             hint="docs/models.md lists the architectures that are",
         )
     if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown")
+        said = config["quantization_config"]
+        method = said.get("quant_method", "unknown") if isinstance(said, Mapping) else said
         raise ModelError(
             f"the checkpoint is already quantised ({method}), which is not supported",
             hint="take the original weights",

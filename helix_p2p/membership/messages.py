@@ -10,9 +10,13 @@ checks for itself before it acts.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from helix_p2p.codec import at_most
 from helix_p2p.identity import Signed
-from helix_p2p.types import PeerId
+from helix_p2p.types import MOST_PEERS, PeerId
+
+Rumours = Annotated[tuple[Signed, ...], at_most(64)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ class Ping:
     announcement: Signed | None = None
     number: int = 0
     unix_s: float = 0.0
-    rumours: tuple[Signed, ...] = ()
+    rumours: Rumours = ()
     lease: Signed | None = None
     seen: bytes = b""
     news: tuple[bytes, ...] = ()
@@ -76,7 +80,7 @@ class Pong:
     announcement: Signed | None = None
     number: int = 0
     unix_s: float = 0.0
-    rumours: tuple[Signed, ...] = ()
+    rumours: Rumours = ()
     lease: Signed | None = None
     seen: bytes = b""
     news: tuple[bytes, ...] = ()
@@ -109,7 +113,7 @@ class GetMembers:
 class MembersReply:
     """Fresh announcements."""
 
-    announcements: tuple[Signed, ...]
+    announcements: Annotated[tuple[Signed, ...], at_most(MOST_PEERS)]
 
 
 @dataclass(frozen=True, slots=True)

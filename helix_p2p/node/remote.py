@@ -3,14 +3,13 @@
 Always: the guest has a key of its own for this one question and leaves nothing behind.
 """
 
-import json
 import secrets
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from helix_p2p.errors import DecodeError, ProtocolError
+from helix_p2p.errors import ProtocolError
 from helix_p2p.identity import Identity
 from helix_p2p.membership.handshake import Admission
 from helix_p2p.membership.invite import read_invite
@@ -18,7 +17,7 @@ from helix_p2p.membership.messages import GetStatus, StatusReply
 from helix_p2p.net.channel import Membership
 from helix_p2p.net.libp2p import Libp2pTransport
 from helix_p2p.net.requests import Requests
-from helix_p2p.node.status import STATUS_LIMIT_BYTES
+from helix_p2p.node.status import status_object
 from helix_p2p.types import PeerId
 
 
@@ -56,12 +55,6 @@ async def ask_remote_status(
                 )
         finally:
             await transport.close()
-    if not isinstance(reply, StatusReply) or len(data) > STATUS_LIMIT_BYTES:
+    if not isinstance(reply, StatusReply):
         raise ProtocolError(f"{peer} answered with something that is no status")
-    try:
-        said = json.loads(bytes(data))
-    except ValueError as error:
-        raise DecodeError(f"{peer} answered with something that is no status") from error
-    if not isinstance(said, dict):
-        raise DecodeError(f"{peer} answered with something that is no status")
-    return said
+    return status_object(data)

@@ -5,6 +5,7 @@ None, never a guess. A field once named keeps its meaning; new ones have default
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -190,7 +191,21 @@ def decode_status(data: bytes | bytearray | memoryview) -> NodeStatus:
         raise DecodeError(f"a status of {len(data)} bytes, at most {STATUS_LIMIT_BYTES} are taken")
     try:
         return msgspec.json.decode(data, type=NodeStatus)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise DecodeError(f"not a node's status: {error}") from error
+
+
+def status_object(data: bytes | bytearray) -> dict[str, Any]:
+    """Read another node's status as the JSON object that it is, fields of other versions included.
+
+    Raises:
+        DecodeError: Too long, or not a JSON object.
+    """
+    if len(data) > STATUS_LIMIT_BYTES:
+        raise DecodeError(f"a status of {len(data)} bytes, at most {STATUS_LIMIT_BYTES} are taken")
+    try:
+        return msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise DecodeError(f"not a node's status: {error}") from error
 
 

@@ -9,10 +9,12 @@ are exact; `value_mtokens_per_s` equals the flow out of the client side and the 
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
 from helix_p2p import codec
+from helix_p2p.codec import at_most
 from helix_p2p.identity import Signed
-from helix_p2p.types import Epoch, LayerRange, PeerId
+from helix_p2p.types import MOST_LAYERS, MOST_PEERS, Epoch, LayerRange, PeerId
 
 PLAN_KIND = "plan"
 PLAN_LIMIT_BYTES = 1024 * 1024
@@ -53,8 +55,8 @@ class MinCut:
         layer: With no link in it, the layer whose holders together are the cut.
     """
 
-    peers: tuple[PeerId, ...] = ()
-    links: tuple[tuple[PeerId | None, PeerId | None], ...] = ()
+    peers: Annotated[tuple[PeerId, ...], at_most(MOST_PEERS)] = ()
+    links: Annotated[tuple[tuple[PeerId | None, PeerId | None], ...], at_most(4 * MOST_PEERS)] = ()
     layer: int | None = None
 
 
@@ -76,14 +78,14 @@ class Placement:
             it further (`sweep`, `highs`), which takes a run of it to repeat.
     """
 
-    assignments: tuple[Assignment, ...]
-    flows: tuple[EdgeFlow, ...]
+    assignments: Annotated[tuple[Assignment, ...], at_most(MOST_PEERS)]
+    flows: Annotated[tuple[EdgeFlow, ...], at_most(4 * MOST_PEERS)]
     value_mtokens_per_s: int
     bound_mtokens_per_s: int
     min_cut: MinCut
     solver: str
     solve_s: float
-    prices: tuple[int, ...] = ()
+    prices: Annotated[tuple[int, ...], at_most(MOST_LAYERS)] = ()
     bound_proof: str = "prices"
 
     @property
@@ -120,7 +122,7 @@ class Plan:
     previous_hash: bytes
     manifest_hash: str
     issued_unix_s: float
-    announcements: tuple[Signed, ...]
+    announcements: Annotated[tuple[Signed, ...], at_most(MOST_PEERS)]
     placement: Placement
 
 

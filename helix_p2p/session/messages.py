@@ -15,11 +15,19 @@ time (0.18 against 0.91 µs for six fields), the same bytes on the wire.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Annotated
 
 from msgspec import Struct
 
+from helix_p2p.codec import at_most
 from helix_p2p.errors import ProtocolError
-from helix_p2p.types import LayerRange, PeerId, SessionId
+from helix_p2p.types import MOST_LAYERS, MOST_TOKENS, LayerRange, PeerId, SessionId
+
+Tokens = Annotated[tuple[int, ...], at_most(MOST_TOKENS)]
+MOST_ROWS = 4096
+"""Sessions in one frame; a stage batches 64 at a time."""
+Column = Annotated[tuple[int, ...], at_most(MOST_ROWS)]
+Sessions = Annotated[tuple[SessionId, ...], at_most(MOST_ROWS)]
 
 
 class Phase(StrEnum):
@@ -85,12 +93,12 @@ class Generate:
     """
 
     session: SessionId
-    prompt: tuple[int, ...]
+    prompt: Tokens
     max_new_tokens: int
-    generated: tuple[int, ...] = ()
-    eos: tuple[int, ...] = ()
+    generated: Annotated[tuple[int, ...], at_most(MOST_TOKENS // 2)] = ()
+    eos: Annotated[tuple[int, ...], at_most(256)] = ()
     sampling: Sampling = field(default_factory=Sampling)
-    avoid: tuple[PeerId, ...] = ()
+    avoid: Annotated[tuple[PeerId, ...], at_most(64)] = ()
     ignore_eos: bool = False
     budget_s: float | None = None
 
@@ -114,9 +122,9 @@ class Delivered(Struct, frozen=True, gc=False):
 
     session: SessionId
     first_index: int
-    tokens: tuple[int, ...]
+    tokens: Tokens
     finished: FinishReason | None = None
-    pipeline: tuple[tuple[PeerId, LayerRange], ...] = ()
+    pipeline: Annotated[tuple[tuple[PeerId, LayerRange], ...], at_most(MOST_LAYERS)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +148,7 @@ class LastStage:
     """
 
     sampling: Sampling
-    history: tuple[int, ...] = ()
+    history: Tokens = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,12 +227,12 @@ class Forward(Struct, frozen=True, gc=False):
     """
 
     phase: Phase
-    sessions: tuple[SessionId, ...]
-    attempts: tuple[int, ...]
-    positions: tuple[int, ...]
-    counts: tuple[int, ...]
-    sample: tuple[bool, ...]
-    tokens: tuple[int, ...] = ()
+    sessions: Sessions
+    attempts: Column
+    positions: Column
+    counts: Column
+    sample: Annotated[tuple[bool, ...], at_most(MOST_ROWS)]
+    tokens: Tokens = ()
     dtype: str = ""
 
 
@@ -234,10 +242,10 @@ class Sampled(Struct, frozen=True, gc=False):
     `positions[i]` is the absolute position of the new token `tokens[i]`.
     """
 
-    sessions: tuple[SessionId, ...]
-    attempts: tuple[int, ...]
-    positions: tuple[int, ...]
-    tokens: tuple[int, ...]
+    sessions: Sessions
+    attempts: Column
+    positions: Column
+    tokens: Column
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,7 +233,11 @@ def _cluster(root: Table, folder: Path) -> ClusterChoice:
         return ClusterChoice(reference, model, None)
     table.finish()
     found = folder / str(path)
-    if not found.is_file():
+    try:
+        there = found.is_file()
+    except OSError:  # a name that no file can have
+        there = False
+    if not there:
         table.fail("file", f"there is no {found}")
     return ClusterChoice(None, "", found)
 

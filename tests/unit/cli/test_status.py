@@ -70,7 +70,7 @@ def test_page_shows_placement_plan_and_proof(capsys: pytest.CaptureFixture[str])
         "(invite-only), 2 peers",
         "[0, 12)",
         "[12, 30)",
-        "epoch 1234: 41.3 tokens/s of at most 42.0 (gap 1.7%), by beam in 12 ms",
+        "epoch 1234: 41.3 tokens/s for many requests at once, of at most 42.0 (gap 1.7%), by",
         "layer 3, held by 1 peer",
         "4.2 ms",
         "…bbbbbbbb",
@@ -103,3 +103,29 @@ def test_open_swarm_is_called_untrusted(capsys: pytest.CaptureFixture[str]) -> N
         as_json=False,
     )
     assert "open, untrusted" in capsys.readouterr().out
+
+
+def test_bootstrap_nodes_stand_apart_from_the_peers(capsys: pytest.CaptureFixture[str]) -> None:
+    print_status(json.loads(msgspec.json.encode(STATUS)), as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert "2 peers" in next(line for line in lines if line.startswith("swarm"))
+    assert lines[-1] == "bootstrap node: bootstrap"
+    assert sum("standby" in line for line in lines) == 0
+
+
+def test_plan_says_that_its_figure_is_for_many_requests(capsys: pytest.CaptureFixture[str]) -> None:
+    print_status(json.loads(msgspec.json.encode(STATUS)), as_json=False)
+    assert "41.3 tokens/s for many requests at once" in capsys.readouterr().out
+
+
+def test_names_of_others_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "\x1b]0;title\x07 \u202edesk\n"
+    members = (MemberStatus("12D3KooWaaaaaaaa", "serving\x1b[2J", hostile, "card", 1000, (0, 12)),)
+    said = json.loads(msgspec.json.encode(STATUS)) | {
+        "members": json.loads(msgspec.json.encode(members)),
+        "detail": "why\x9b31m",
+    }
+    print_status(said, as_json=False)
+    shown = capsys.readouterr().out
+    assert "]0;title desk" in shown
+    assert all(c == "\n" or c.isprintable() for c in shown)

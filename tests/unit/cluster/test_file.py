@@ -149,3 +149,24 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not UTF-8"):
         read_cluster(binary)
+
+
+def test_region_of_more_pairs_than_memory_holds_is_refused_at_once() -> None:
+    text = """model = "llama-3.3-70b-4bit"
+[[regions]]
+name = "city"
+rtt = "8 ms"
+[[peers]]
+name = "home"
+count = 10000
+device = "t4"
+region = "city"
+"""
+    with pytest.raises(ConfigError, match=r"'city' has too many peers: more than 2000000 pairs"):
+        parse_cluster(text)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 5000, "a = " + "9" * 5000])
+def test_toml_that_breaks_the_parser_is_a_config_error(text: str) -> None:
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        parse_cluster(text)
