@@ -13,16 +13,18 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 from rich.console import Console
+from rich.markup import escape
 
 from helix_p2p import Completion, Swarm
 from helix_p2p.cli.control import ask_status
+from helix_p2p.cli.shown import harmless
 from helix_p2p.cli.status import print_status
 from helix_p2p.engine.smollm2 import fetch_smollm2
 from helix_p2p.errors import HelixError
@@ -71,6 +73,7 @@ class Demo:
         self.model = model
         self.commands: list[Running] = []
         self.answering = False
+        self._kept: list[str] = []
         self._family: set[psutil.Process] = set()
 
     async def start(self, name: str, *command: str) -> Running:
@@ -102,10 +105,27 @@ class Demo:
                 said = json.loads(line)
                 running.events.append(said)
                 if running.name != "bootstrap" and said["event"] in ("measured", "state"):
-                    if self.answering:
-                        console.print(f"[dim]({running.name}: {said['text']})[/] ", end="")
-                    else:
-                        console.print(f"  [bold]{running.name:<8}[/] {said['text']}")
+                    self.tell(f"  [bold]{running.name:<8}[/] {escape(said['text'])}")
+
+    def tell(self, line: str) -> None:
+        """Print a line, or keep it until the answer that is being printed is whole."""
+        if self.answering:
+            self._kept.append(line)
+        else:
+            console.print(line)
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """An answer is being printed."""
+        self.answering = True
+        try:
+            yield
+        finally:
+            self.answering = False
+            console.print()
+            for line in self._kept:
+                console.print(line)
+            self._kept.clear()
 
     async def until(self, what: str, ready: Callable[[], bool]) -> None:
         """Wait for a condition.
@@ -187,10 +207,11 @@ async def swarm(options: argparse.Namespace) -> AsyncIterator[tuple[Demo, str, s
             say(f"{options.peers} peers, none of which holds the model alone")
             for number in range(options.peers):
                 memory = MEMORY_MB[number % len(MEMORY_MB)]
+                name = NAMES[number % len(NAMES)] + str(number // len(NAMES) or "")
                 await demo.start(
-                    NAMES[number % len(NAMES)] + str(number // len(NAMES) or ""),
+                    name,
                     *("helix-peer", "join", ready["invite"], "--threads=1", "--device=cpu"),
-                    *(f"--max-memory={memory}MB", f"--public-name={NAMES[number % len(NAMES)]}"),
+                    *(f"--max-memory={memory}MB", f"--public-name={name}"),
                 )
             await demo.until("a plan that covers the model", demo.serves_all)
             say("the plan")
@@ -205,17 +226,15 @@ async def answer(client: Swarm, prompt: str, demo: Demo, *, kill: bool = False) 
     """Stream a chat answer to the screen; with `kill`, kill its last stage on the way."""
     seen = 0
     messages = [{"role": "user", "content": prompt}]
-    demo.answering = True
-    async with client.chat_stream(messages, max_tokens=MAX_TOKENS) as stream:
-        async for piece in stream:
-            console.print(str(piece), end="", markup=False, style="cyan")
-            seen += len(piece.tokens)
-            if kill and seen >= KILL_AFTER_TOKENS:
-                name = demo.kill(stream.session.pipeline[-1][0])
-                console.print(f" [bold red]✂ kill -9 {name}[/] ", end="")
-                kill = False
-    demo.answering = False
-    console.print()
+    with demo.quiet():
+        async with client.chat_stream(messages, max_tokens=MAX_TOKENS) as stream:
+            async for piece in stream:
+                console.print(harmless(str(piece)), end="", markup=False, style="cyan")
+                seen += len(piece.tokens)
+                if kill and seen >= KILL_AFTER_TOKENS:
+                    name = demo.kill(stream.session.pipeline[-1][0])
+                    demo.tell(f"\n  [bold red]✂ kill -9 {name}[/], after token {seen}")
+                    kill = False
     return stream.completion
 
 
@@ -223,10 +242,13 @@ def show(done: Completion, names: dict[str, str]) -> None:
     """What an answer took, and who made it."""
     stages = " ─▶ ".join(f"{names.get(peer, peer)} {layers}" for peer, layers in done.pipeline)
     usage = done.usage
+    alone = "alone; the plan counts on many requests at once"
     speed = f"{usage.tokens_per_s:.1f} tokens/s" if usage.tokens_per_s else "too short to time"
     first = f"first token after {usage.first_token_s:.2f} s" if usage.first_token_s else ""
     console.print(f"\n  pipeline  {stages}\n  took      {first}, then {speed}", markup=False)
-    console.print(f"            {usage.completion_tokens} tokens in {usage.total_s:.1f} s")
+    console.print(
+        f"            {usage.completion_tokens} tokens in {usage.total_s:.1f} s ({alone})"
+    )
 
 
 async def run(options: argparse.Namespace) -> None:

@@ -12,9 +12,10 @@ import click
 from helix_p2p.cli.errors import run_command
 from helix_p2p.cli.options import (
     MultiaddrsParam,
-    log_options,
+    answer_options,
     network_config,
     network_options,
+    service_options,
     set_up_logging,
     state_dir_option,
 )
@@ -68,8 +69,7 @@ def cli() -> None:
 )
 @network_options(DEFAULT_PORT)
 @state_dir_option("bootstrap")
-@log_options
-@click.option("--json", "as_json", is_flag=True, help="Print events as lines of JSON.")
+@service_options
 def run(
     model: str,
     public: bool,
@@ -120,8 +120,7 @@ def run(
     help="How long it holds.",
 )
 @state_dir_option("bootstrap")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--verbose", is_flag=True, help="Show the trace when something fails.")
+@answer_options
 def invite(roles: tuple[str, ...], days: float, state_dir: Path, as_json: bool, **_: Any) -> None:
     """Print a new invite; the bootstrap node may be running or not."""
     from helix_bootstrap.invites import print_invite
@@ -133,8 +132,7 @@ def invite(roles: tuple[str, ...], days: float, state_dir: Path, as_json: bool, 
 @click.argument("targets", nargs=-1, required=True, metavar="PEER|INVITE…")
 @click.option("--undo", is_flag=True, help="Take them off the list again.")
 @state_dir_option("bootstrap")
-@click.option("--json", "as_json", is_flag=True, help="Print the new list as JSON.")
-@click.option("--verbose", is_flag=True, help="Show the trace when something fails.")
+@answer_options
 def revoke(targets: tuple[str, ...], undo: bool, state_dir: Path, as_json: bool, **_: Any) -> None:
     """Put peers, or all who came in by an invite, out of the swarm.
 
@@ -148,8 +146,7 @@ def revoke(targets: tuple[str, ...], undo: bool, state_dir: Path, as_json: bool,
 
 @cli.command()
 @state_dir_option("bootstrap")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--verbose", is_flag=True, help="Show the trace when something fails.")
+@answer_options
 def revocations(state_dir: Path, as_json: bool, **_: Any) -> None:
     """List whom `revoke` put out."""
     from helix_bootstrap.revocations import print_revocations
@@ -159,8 +156,7 @@ def revocations(state_dir: Path, as_json: bool, **_: Any) -> None:
 
 @cli.command()
 @state_dir_option("bootstrap")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--verbose", is_flag=True, help="Show the trace when something fails.")
+@answer_options
 def status(state_dir: Path, as_json: bool, **_: Any) -> None:
     """Show the swarm as the bootstrap node on this machine sees it."""
     from helix_p2p.cli.control import ask_status

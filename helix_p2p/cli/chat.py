@@ -11,6 +11,7 @@ import json
 import logging
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from helix_p2p.cli.errors import one_line
+from helix_p2p.cli.shown import harmless
 from helix_p2p.errors import HelixError, InputError
 
 if TYPE_CHECKING:
@@ -104,6 +107,7 @@ def chat(prompt: str | None, system: str | None, invite: str, **options: Any) ->
     multiaddr of any member will do. Without --prompt it is a conversation: Ctrl-C stops an answer,
     Ctrl-D ends.
     """
+    _check_way_in(invite, options["model"])
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
     asked = _read_prompt(prompt) if prompt is not None else None
     if asked is None and not _person_types():
@@ -126,6 +130,7 @@ def generate(prompt: str, invite: str, **options: Any) -> None:
     INVITE is the line that `helix-bootstrap` printed (also from HELIX_INVITE); in an open swarm the
     multiaddr of any member will do.
     """
+    _check_way_in(invite, options["model"])
     text = _read_prompt(prompt)
     with _connected(invite, options) as swarm:
         talk = _Talk(swarm, options)
@@ -145,13 +150,13 @@ class _Talk:
         """Print an answer as it comes, then what it took."""
         view = self._swarm.swarm.view
         if not view.covered:
-            click.secho(f"waiting for the swarm: {view.describe()}", dim=True, err=True)
+            click.secho(f"waiting for the swarm: {one_line(view.describe())}", dim=True, err=True)
         with stream:
             for piece in stream:
                 if self._as_json:
                     _print_json({"event": "piece", "text": piece.text, "tokens": piece.tokens})
                 else:
-                    click.echo(piece.text, nl=False)
+                    click.echo(harmless(piece.text), nl=False)
         completion = stream.completion
         if self._as_json:
             _print_json({"event": "completion", **_as_data(completion)})
@@ -188,7 +193,7 @@ class _Talk:
             click.secho("\nstopped", dim=True, err=True)
             answer = stream.text if stream is not None else ""
         except HelixError as error:
-            click.secho(f"\n{error}", fg="red", err=True)
+            click.secho(f"\n{one_line(str(error))}", fg="red", err=True)
             return
         if answer:
             messages += [question, {"role": "assistant", "content": answer}]
@@ -222,6 +227,16 @@ def _waiting(text: str) -> Iterator[None]:
         yield
     finally:
         click.echo("\r\x1b[K", nl=False, err=True)
+
+
+def _check_way_in(invite: str, model: Path | None) -> None:
+    """What could lead nowhere is said before anybody types or pipes a prompt."""
+    from helix_p2p.client.model_files import check_folder
+    from helix_p2p.client.way_in import read_way_in
+
+    read_way_in(invite, time.time())
+    if model is not None:
+        check_folder(model)
 
 
 def _person_types() -> bool:

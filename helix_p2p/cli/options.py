@@ -88,18 +88,31 @@ def network_options(default_port: int) -> Callable[[C], C]:
     return decorate
 
 
-def log_options(command: C) -> C:
-    """`--log-level` and `--verbose`."""
-    command = click.option(
-        "--verbose", is_flag=True, help="Debug logs, and the trace when something fails."
-    )(command)
-    return click.option(
-        "--log-level",
-        type=click.Choice(LOG_LEVELS, case_sensitive=False),
-        default="warning",
-        show_default=True,
-        help="What to log on stderr.",
-    )(command)
+def service_options(command: C) -> C:
+    """`--log-level`, `--verbose` and `--json` of a command that runs until it is stopped."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print events as lines of JSON."),
+        click.option(
+            "--verbose", is_flag=True, help="Debug logs, and the trace when something fails."
+        ),
+        click.option(
+            "--log-level",
+            type=click.Choice(LOG_LEVELS, case_sensitive=False),
+            default="warning",
+            show_default=True,
+            help="What to log on stderr.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def answer_options(command: C) -> C:
+    """`--json` and `--verbose` of a command that answers and ends."""
+    command = click.option("--verbose", is_flag=True, help="Show the trace when something fails.")(
+        command
+    )
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
 def state_dir_option(role: str) -> Callable[[C], C]:

@@ -79,7 +79,7 @@ async def load_model_files(
         NetworkError: Nobody hands a file out.
     """
     if folder is not None:
-        _check_folder(folder)
+        check_folder(folder)
     kept = (default_cache() if cache is None else cache) / manifest_hash
     manifest = await _manifest(manifest_hash, fetch, kept)
     files: dict[str, bytes] = {}
@@ -93,7 +93,8 @@ async def load_model_files(
     return manifest, VerifiedFiles(manifest.name, files)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Refuse a model folder that is not there; raises `ModelError`."""
     if not folder.is_dir():
         raise ModelError(f"no model folder at {folder}", hint="check the path given as model")
 

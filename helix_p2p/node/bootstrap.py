@@ -26,7 +26,7 @@ from helix_p2p.node.background import background
 from helix_p2p.node.config import BootstrapConfig
 from helix_p2p.node.events import NodeEvent, OnEvent, ignore
 from helix_p2p.node.joining import Belonging, found_swarm
-from helix_p2p.node.narrator import narrate
+from helix_p2p.node.narrator import Narrator
 from helix_p2p.node.presence import Place, Presence, presence, reaching
 from helix_p2p.node.shared_files import read_shared_files
 from helix_p2p.node.state import StateDir
@@ -49,6 +49,7 @@ class BootstrapNode:
         self.belonging = belonging
         self.manifest = manifest
         self._on_event = on_event
+        self._narrator = Narrator()
         self._here: Presence | None = None
 
     @classmethod
@@ -154,7 +155,7 @@ class BootstrapNode:
     def _observe(self, effect: Effect) -> None:
         if self._here is None:
             return
-        event: NodeEvent | None = narrate(effect, self._here.member.peer_id)
+        event: NodeEvent | None = self._narrator.event_of(effect, self._here.member.peer_id)
         if event is not None:
             self._on_event(event)
 

@@ -1,25 +1,49 @@
 """Membership's effects in words, for the people who watch a node.
 
-Always: one event for one thing that happened; routine (pings, records) is not told.
+Always: one event for one thing that happened; routine (pings, records, a member that measured
+itself anew) is not told, and of a member's state only what is new.
 """
 
-from helix_p2p.cluster.announcement import Announcement
+from helix_p2p.cluster.announcement import Announcement, PeerState
 from helix_p2p.errors import SwarmTooSmall
 from helix_p2p.membership import effects as fx
 from helix_p2p.node.events import NodeEvent
 from helix_p2p.planning.plan import SignedPlan
-from helix_p2p.types import PeerId
+from helix_p2p.types import LayerRange, PeerId
+
+_Told = tuple[PeerState, LayerRange | None]
 
 
-def narrate(effect: fx.Effect, me: PeerId) -> NodeEvent | None:
-    """The event of an effect, None for routine."""
+class Narrator:
+    """Tells what happened; remembers what it told of each member."""
+
+    def __init__(self) -> None:
+        self._told: dict[PeerId, _Told] = {}
+
+    def event_of(self, effect: fx.Effect, me: PeerId) -> NodeEvent | None:
+        """The event of an effect of our own membership, None for routine."""
+        match effect:
+            case fx.MemberJoined(peer, said):
+                self._told[peer] = (said.state, said.serving)
+                return _member("member-joined", "joined", peer, said)
+            case fx.MemberChanged(peer, said):
+                before, now = self._told.get(peer), (said.state, said.serving)
+                self._told[peer] = now
+                if now == before:
+                    return None
+                layers = f" layers {said.serving}" if said.state is PeerState.SERVING else ""
+                return _member("member-changed", f"is {said.state}{layers}", peer, said)
+            case fx.MemberLost(peer, _):
+                self._told.pop(peer, None)
+                return _narrate(effect, me)
+            case _:
+                return _narrate(effect, me)
+
+
+def _narrate(effect: fx.Effect, me: PeerId) -> NodeEvent | None:
     match effect:
         case fx.Adopted(plan):
             return _adopted(plan, me)
-        case fx.MemberJoined(peer, said):
-            return _member("member-joined", "joined", peer, said)
-        case fx.MemberChanged(peer, said):
-            return _member("member-changed", f"is {said.state}", peer, said)
         case fx.MemberLost(peer, reason):
             data = {"peer": peer, "reason": reason}
             return NodeEvent("member-lost", f"{_short(peer)} is gone ({reason})", data)
@@ -57,8 +81,8 @@ def _adopted(signed: SignedPlan, me: PeerId) -> NodeEvent:
     plan, placement = signed.plan, signed.plan.placement
     mine = placement.range_of(me)
     text = (
-        f"plan {plan.epoch}: {placement.value_mtokens_per_s / 1000:.1f} tokens/s over "
-        f"{len(placement.assignments)} peers, gap {placement.gap:.1%}"
+        f"plan {plan.epoch}: {placement.value_mtokens_per_s / 1000:.1f} tokens/s for many "
+        f"requests at once, over {len(placement.assignments)} peers, gap {placement.gap:.1%}"
     )
     data = {
         "epoch": plan.epoch,

@@ -44,7 +44,7 @@ from helix_p2p.node.joining import (
 from helix_p2p.node.lending import Loan, lend
 from helix_p2p.node.loading import Held, LayerLoader
 from helix_p2p.node.measuring import WayMeter, Ways
-from helix_p2p.node.narrator import narrate
+from helix_p2p.node.narrator import Narrator
 from helix_p2p.node.presence import Place, Presence, presence, reaching
 from helix_p2p.node.serving import Serving
 from helix_p2p.node.shared_files import read_shared_files
@@ -75,6 +75,7 @@ class PeerNode:
         self.belonging = belonging
         self.loan = loan
         self._on_event = on_event
+        self._narrator = Narrator()
         self._compute = ComputeThread()
         self._detail = ""
         self._draining = False
@@ -306,7 +307,7 @@ class PeerNode:
             case _:
                 pass
         self._see()
-        event = narrate(effect, self.here.member.peer_id)
+        event = self._narrator.event_of(effect, self.here.member.peer_id)
         if event is not None:
             self._on_event(event)
 

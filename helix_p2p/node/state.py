@@ -18,7 +18,6 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TypeVar
 
 from helix_p2p import codec
@@ -66,38 +65,31 @@ class StateDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise _unusable(path, error) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            raise ConfigError(
-                f"another process uses the state folder {path}",
-                hint="stop it, or give this one a --state-dir of its own",
-            ) from error
+        self._made = not path.exists()
+        self._lock = _hold(path)
         for torn in path.glob(".*.new"):  # a crash left them; nobody else may write here
             torn.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Let another process have the folder; safe to call twice."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        """Let another process have the folder; safe to call twice.
+
+        A start that failed before anything was worth keeping leaves nothing behind.
+        """
+        if self._lock < 0:
+            return
+        with contextlib.suppress(OSError):
+            if [it.name for it in self.path.iterdir()] == [LOCK_FILE]:
+                (self.path / LOCK_FILE).unlink()
+                if self._made:
+                    self.path.rmdir()
+        os.close(self._lock)
+        self._lock = -1
 
     def identity(self) -> Identity:
         """This node's own key, made the first time."""
@@ -169,6 +161,31 @@ def change_revocations(path: Path, change: Callable[[Signed | None], Signed]) ->
         return changed
     finally:
         os.close(turn)
+
+
+def _hold(path: Path) -> int:
+    """Make the folder if it is not there and lock it; the lock's descriptor."""
+    while True:
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue  # its last holder is just taking the folder away
+        except OSError as error:
+            raise _unusable(path, error) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), (path / LOCK_FILE).stat()):
+                return lock
+        except FileNotFoundError:
+            pass  # it was taken away between the opening and the locking
+        except OSError as error:
+            os.close(lock)
+            raise ConfigError(
+                f"another process uses the state folder {path}",
+                hint="stop it, or give this one a --state-dir of its own",
+            ) from error
+        os.close(lock)
 
 
 def load_or_create_key(path: Path) -> Identity:

@@ -16,9 +16,10 @@ import click
 from helix_p2p.cli.errors import run_command
 from helix_p2p.cli.options import (
     MultiaddrsParam,
-    log_options,
+    answer_options,
     network_config,
     network_options,
+    service_options,
     set_up_logging,
     state_dir_option,
 )
@@ -100,8 +101,7 @@ def _flat(groups: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
 @click.option("--no-planning", is_flag=True, help="Never stand for election as planner.")
 @network_options(default_port=0)
 @state_dir_option("peer")
-@log_options
-@click.option("--json", "as_json", is_flag=True, help="Print events as lines of JSON.")
+@service_options
 def join(
     invite: str | None,
     bootstrap: tuple[tuple[str, ...], ...],
@@ -129,13 +129,17 @@ def join(
     INVITE is the line that `helix-bootstrap` printed; `-` reads it from standard input. It may also
     stand in HELIX_INVITE.
     """
+    from helix_p2p.cli.events import EventPrinter
     from helix_p2p.node.config import PeerConfig
+    from helix_p2p.node.events import NodeEvent
 
     set_up_logging(log_level, verbose=verbose)
     if invite == "-":
         invite = sys.stdin.read()
     check_way_in(invite, _flat(bootstrap), model)
 
+    events = EventPrinter(as_json=as_json)
+    events.show(NodeEvent("starting", "loading the engine, which can take half a minute"))
     from helix_peer.service import serve  # imports torch: only when there is a way in
 
     serve(
@@ -194,8 +198,7 @@ def check_way_in(invite: str | None, bootstrap: tuple[str, ...], model: str | No
 @device_options
 @click.option("--quick", is_flag=True, help="Only what joining measures: seconds.")
 @click.option("--again", is_flag=True, help="Measure even what is remembered.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--verbose", is_flag=True, help="Show the trace when something fails.")
+@answer_options
 def bench(
     model: str,
     max_memory: int | None,
@@ -232,8 +235,7 @@ def bench(
 @click.argument("address", required=False, type=MultiaddrsParam(with_peer=True))
 @click.option("--invite", envvar="HELIX_INVITE", help="To ask the peer at ADDRESS as a guest.")
 @state_dir_option("peer")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--verbose", is_flag=True, help="Show the trace when something fails.")
+@answer_options
 def status(
     address: tuple[str, ...] | None, invite: str | None, state_dir: Path, as_json: bool, **_: Any
 ) -> None:
@@ -268,8 +270,7 @@ def status(
 @click.option("--device", default="auto", show_default=True)
 @network_options(default_port=0)
 @state_dir_option("peer")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--verbose", is_flag=True, help="Show the trace when something fails.")
+@answer_options
 def doctor(
     invite: str | None,
     bootstrap: tuple[tuple[str, ...], ...],

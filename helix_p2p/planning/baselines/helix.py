@@ -48,12 +48,7 @@ def plan_helix(
     live: Placement | None = None,
     on_progress: OnProgress | None = None,
 ) -> Placement:
-    """Helix's MILP without partial inference, as every published placement was made.
-
-    Raises:
-        SwarmTooSmall: The peers together cannot hold the model.
-        Cancelled: `options.cancelled` said so.
-    """
+    """Helix's MILP without partial inference, as every published placement was made."""
     return plan_milp(snapshot, options, live, on_progress, partial=False)
 
 
@@ -63,12 +58,7 @@ def plan_helix_partial(
     live: Placement | None = None,
     on_progress: OnProgress | None = None,
 ) -> Placement:
-    """Helix's MILP with partial inference.
-
-    Raises:
-        SwarmTooSmall: The peers together cannot hold the model.
-        Cancelled: `options.cancelled` said so.
-    """
+    """Helix's MILP with partial inference; both raise as `plan_milp`."""
     return plan_milp(snapshot, options, live, on_progress, partial=True)
 
 

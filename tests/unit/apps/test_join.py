@@ -44,3 +44,4 @@ def test_invite_that_leads_nowhere_says_why(
     )
     assert isinstance(ended.exception, kind)
     assert complaint in ended.exception.message
+    assert ("loading the engine" in ended.output) == (Role.PEER is role), "only what can be joined"

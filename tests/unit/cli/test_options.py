@@ -8,9 +8,9 @@ from click.testing import CliRunner
 
 from helix_p2p.cli.options import (
     MultiaddrsParam,
-    log_options,
     network_config,
     network_options,
+    service_options,
     state_dir_option,
 )
 
@@ -21,7 +21,7 @@ PEER = "/ip4/203.0.113.7/tcp/31470/p2p/12D3KooWGMYMmN1RGUYjWaSV6P3XtnBjwnosnJGNM
 @network_options(default_port=31470)
 @click.option("--bootstrap", type=MultiaddrsParam(with_peer=True), default=())
 @state_dir_option("peer")
-@log_options
+@service_options
 def show(
     host: str,
     port: int,
@@ -30,6 +30,7 @@ def show(
     state_dir: Path,
     log_level: str,
     verbose: bool,
+    as_json: bool,
 ) -> None:
     """Show what was read."""
     click.echo(network_config(host, port, announce_maddrs, bootstrap))

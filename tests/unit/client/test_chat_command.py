@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 import helix_p2p
 from helix_p2p.cli.chat import chat, generate
 from helix_p2p.client.swarm import Swarm
-from helix_p2p.errors import Busy, InputError, InviteError, PromptTooLong
+from helix_p2p.errors import Busy, InputError, InviteError, ModelError, PromptTooLong
 from helix_p2p.identity import Identity
 from helix_p2p.net.transport import Transport
 from tests.unit.client.fake_swarm import FakeSwarm, HomeTransport, answer_to
@@ -190,3 +190,24 @@ def test_client_needs_neither_torch_nor_transformers_nor_hivemind():
         "assert not {'torch', 'transformers', 'hivemind', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+
+
+@pytest.mark.parametrize("command", [chat, generate])
+def test_wrong_way_in_is_said_before_a_prompt_is_read(run: Run, command: click.Command):
+    arguments = ["nope"] if command is chat else ["nope", "--prompt", "-"]
+    result = run(command, *arguments, input="")
+    assert isinstance(result.exception, InviteError)
+
+
+def test_missing_model_folder_is_said_before_a_prompt_is_read(run: Run, tmp_path: Path):
+    result = run(chat, ADDRESS, "--model", str(tmp_path / "none"), input="")
+    assert isinstance(result.exception, ModelError)
+
+
+def test_answer_cannot_drive_the_terminal(run: Run, monkeypatch):
+    monkeypatch.setattr(
+        "helix_p2p.client.detokenizer.IncrementalText.push", lambda *_: "\x1b[2Jhi\x07\n"
+    )
+    result = run(generate, ADDRESS, "--prompt", "hello", "--max-tokens", "2")
+    assert "\x1b" not in result.stdout
+    assert "[2Jhi" in result.stdout

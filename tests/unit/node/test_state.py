@@ -53,6 +53,32 @@ def test_second_process_is_refused_the_same_folder(tmp_path: Path) -> None:
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+def test_start_that_failed_leaves_no_folder_and_no_lock_behind(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no"), StateDir(tmp_path / "new"):
+        raise ConfigError("no such model")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    StateDir(tmp_path / "mine").close()
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_lock_that_is_taken_away_while_another_waits_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, turns = state.fcntl.flock, []
+
+    def flock(descriptor: int, how: int) -> None:
+        if not turns:  # the holder leaves between our opening and our locking
+            (tmp_path / "lock").unlink()
+        turns.append(how)
+        real(descriptor, how)
+
+    monkeypatch.setattr(state.fcntl, "flock", flock)
+    with StateDir(tmp_path) as held:
+        assert len(turns) == 2
+        assert os.path.samestat(os.fstat(held._lock), (tmp_path / "lock").stat())
+
+
 def test_high_water_mark_survives_and_never_falls(tmp_path: Path) -> None:
     with StateDir(tmp_path) as held:
         assert held.high_water("s") is None
