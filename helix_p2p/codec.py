@@ -35,13 +35,6 @@ def encode(value: object) -> bytes:
     return _encoder.encode(value)
 
 
-def encode_after(start: bytes, value: object) -> bytearray:
-    """`start` and then the canonical bytes, in one buffer: large values are not copied twice."""
-    buffer = bytearray(start)
-    _encoder.encode_into(value, buffer, -1)
-    return buffer
-
-
 def decode(data: bytes | bytearray | memoryview, of: type[T], *, limit_bytes: int) -> T:
     """Read a value of type `of`.
 

@@ -115,5 +115,5 @@ def peer_id_of(public_key: bytes) -> PeerId:
     return PeerId(base58.b58encode(_PEER_ID_PREFIX + public_key).decode())
 
 
-def _message(kind: str, swarm: str, body: bytes) -> bytearray:
-    return codec.encode_after(SIGNATURE_DOMAIN, (kind, swarm, body))
+def _message(kind: str, swarm: str, body: bytes) -> bytes:
+    return SIGNATURE_DOMAIN + codec.encode((kind, swarm, body))

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from helix_p2p import codec
 from helix_p2p.codec import at_most
+from helix_p2p.errors import DecodeError
 from helix_p2p.identity import Signed
 from helix_p2p.types import MOST_LAYERS, MOST_PEERS, Epoch, LayerRange, PeerId
 
@@ -153,8 +154,10 @@ def open_plan(record: Signed, swarm: str) -> SignedPlan:
 
     Raises:
         SignatureError: Wrong swarm, kind or signature, or the signer is not the planner.
-        DecodeError: The body is not a plan.
+        DecodeError: The body is not a plan, or too long for one.
     """
+    if len(record.body) > PLAN_LIMIT_BYTES:  # the signature's check would copy it
+        raise DecodeError(f"a plan of {len(record.body)} bytes, at most {PLAN_LIMIT_BYTES} fit")
     record.verify(kind=PLAN_KIND, swarm=swarm)
     plan = codec.decode(record.body, Plan, limit_bytes=PLAN_LIMIT_BYTES)
     return SignedPlan(plan, record, hash_of_plan(record.body))
