@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from helix_p2p.types import PeerId, SessionId
 
 FIRST_TOKENS = 2_048
-"""Two or three prompts; doubling finds the rest in seconds, and a thin link is not flooded first."""
+"""Two or three prompts; doubling finds the rest in seconds, and no thin link is flooded first."""
 LEAST_TOKENS = 1_024
 MOST_TOKENS = 1_048_576
 FIXED_TOKENS = 512
