@@ -17,6 +17,7 @@ from helix_p2p.identity import Signed
 from helix_p2p.types import MOST_PEERS, PeerId
 
 Rumours = Annotated[tuple[Signed, ...], at_most(64)]
+Words = Annotated[tuple[bytes, ...], at_most(MOST_PEERS)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Ping:
     rumours: Rumours = ()
     lease: Signed | None = None
     seen: bytes = b""
-    news: tuple[bytes, ...] = ()
+    news: Words = ()
     beat: int = 0
     revocations: int = -1
 
@@ -83,7 +84,7 @@ class Pong:
     rumours: Rumours = ()
     lease: Signed | None = None
     seen: bytes = b""
-    news: tuple[bytes, ...] = ()
+    news: Words = ()
     beat: int = 0
     revocations: int = -1
 
@@ -106,7 +107,7 @@ class PlanReply:
 class GetMembers:
     """Ask for the announcements that the other holds: those of these words, or all for none."""
 
-    words: tuple[bytes, ...] = ()
+    words: Words = ()
 
 
 @dataclass(frozen=True, slots=True)
