@@ -175,8 +175,9 @@ def _dask_client(address: str) -> Any:
             "a Dask cluster is wanted, but Dask is not installed",
             hint="pip install 'helix-p2p[dask]'",
         ) from error
+    connect: Any = Client
     try:
-        return Client(address, timeout=10)
+        return connect(address, timeout=10)
     except (OSError, ValueError) as error:
         raise ConfigError(f"no Dask scheduler answers at {address}: {error}") from error
 

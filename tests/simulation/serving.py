@@ -1,40 +1,18 @@
-"""A whole swarm's serving machines in one process: real routing, entry and stage machines, virtual
-time, a toy model whose every answer depends on every KV entry, and faults drawn from a seed."""
+"""A toy swarm on the simulator's driver: a model whose every answer depends on every KV entry, and
+steps and messages that take as long as chance wants. Beside it only what tests ask for."""
 
 import hashlib
-import heapq
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from helix_p2p.errors import PeerLost
-from helix_p2p.planning.plan import EdgeFlow, MinCut, Placement
-from helix_p2p.routing.admission import KvLedger
-from helix_p2p.routing.route import Router
-from helix_p2p.session.effects import (
-    ClientKey,
-    CloseCache,
-    Deliver,
-    OpenCache,
-    RunStep,
-    Send,
-    SendRows,
-)
-from helix_p2p.session.entry import EntryMachine
+from helix_p2p.planning.plan import EdgeFlow
+from helix_p2p.session.effects import OpenCache, RunStep
 from helix_p2p.session.generation import EntryLimits
-from helix_p2p.session.limits import ModelLimits
-from helix_p2p.session.messages import (
-    Close,
-    Delivered,
-    Forward,
-    Generate,
-    Open,
-    Opened,
-    Refused,
-    Sampled,
-    StageFailed,
-    check_forward,
-)
-from helix_p2p.session.stage import StageMachine
+from helix_p2p.session.messages import Delivered, Forward, Generate, Refused, check_forward
+from helix_p2p.sim.helix.setup import HelixSetup, StageSetup
+from helix_p2p.sim.native.peer import SimPeer
+from helix_p2p.sim.native.swarm import ServingRules, ServingSwarm
 from helix_p2p.types import LayerRange, PeerId, SessionId
 
 VOCAB = 1000
@@ -69,8 +47,11 @@ def embed(token: int, layers: int) -> int:
 class Engine:
     """Toy engine: per session and layer range, hidden states by position."""
 
+    rng: random.Random
     caches: dict[SessionId, tuple[LayerRange, int, dict[int, int]]] = field(default_factory=dict)
     computed: int = 0
+    slowness: float = 1.0
+    ran: tuple[list[list[int]], ...] = ()
 
     def open(self, effect: OpenCache) -> None:
         known = self.caches.get(effect.session)
@@ -82,8 +63,28 @@ class Engine:
             kept = {position: held[position] for position in range(effect.begin.positions)}
         self.caches[effect.session] = (effect.layers, effect.kv_tokens, kept)
 
-    def step(self, step: RunStep) -> tuple[list[list[int]], list[int | None]]:
-        outputs, tokens = [], []
+    def close(self, session: SessionId) -> None:
+        self.caches.pop(session, None)
+
+    def seconds(self, _step: RunStep) -> float:
+        return self.slowness * self.rng.uniform(0.001, 0.02)
+
+    def inputs(self, message: Forward) -> list[list[int]]:
+        check_forward(message)
+        payloads, start = [], 0
+        for count in message.counts:
+            payloads.append(list(message.tokens[start : start + count]))
+            start += count
+        return payloads
+
+    def outputs(self, _step: RunStep, rows: Sequence[int]) -> list[list[int]]:
+        return [self.ran[0][index] for index in rows]
+
+    def run(self, step: RunStep) -> list[int | None] | None:
+        if any(row.session not in self.caches for row in step.rows):
+            return None
+        outputs: list[list[int]] = []
+        tokens: list[int | None] = []
         for row in step.rows:
             layers, room, cache = self.caches[row.session]
             assert layers == step.layers
@@ -102,23 +103,16 @@ class Engine:
                     state = digest(state, position, cache[position])
                 token = state % VOCAB
             tokens.append(token)
-        return outputs, tokens
+        self.ran = (outputs,)
+        return tokens
 
 
-@dataclass
-class Peer:
-    me: PeerId
-    layers: LayerRange
-    stage: StageMachine
-    entry: EntryMachine
-    ledger: KvLedger
-    engine: Engine = field(default_factory=Engine)
-    alive: bool = True
-    hung: bool = False
-    step: tuple | None = None
+class Swarm(ServingSwarm):
+    """The simulator's swarm, as tests ask it: seconds from now, names as text, what was delivered.
 
+    Unlike a real swarm's, its clients never go elsewhere.
+    """
 
-class Swarm:
     def __init__(
         self,
         held: dict[str, tuple[int, int]],
@@ -131,152 +125,57 @@ class Swarm:
         reuse: bool = True,
     ) -> None:
         self.layers, self.rng = layers, random.Random(seed)
-        self.now, self.events, self.order = 0.0, [], 0
-        self.last_arrival: dict[tuple, float] = {}
         self.delivered: dict[SessionId, list[int]] = {}
         self.ended: dict[SessionId, object] = {}
-        self.log: list[str] = []
-        placement = Placement(
-            (), tuple(EdgeFlow(*flow) for flow in flows), 1, 1, MinCut(), "test", 0.0
+        stages = tuple(
+            StageSetup(PeerId(name), LayerRange(*ends), kv, (), (), 1, 64)
+            for name, ends in held.items()
         )
-        self.peers: dict[PeerId, Peer] = {}
-        for name, (start, end) in held.items():
-            me, ledger, router = PeerId(name), KvLedger(kv), Router(layers)
-            router.follow(placement)
-            model = ModelLimits(layers, 500, VOCAB)
-            entry = EntryMachine(
-                me,
-                model,
-                router,
-                random.Random(f"{seed} {name}"),
-                EntryLimits(
-                    prefill_chunk_tokens=chunk,
-                    token_deadline_s=3.0,
-                    waiting_s=20.0,
-                    reuse_prefixes=reuse,
-                ),
-            )
-            stage = StageMachine(me, model, ledger)
-            stage.serve(LayerRange(start, end))
-            self.peers[me] = Peer(me, LayerRange(start, end), stage, entry, ledger)
-        for peer in self.peers.values():
-            self.see(peer)
-            self.at(0.1, lambda p=peer: self.tick(p))
+        rules = ServingRules(
+            entry=EntryLimits(
+                prefill_chunk_tokens=chunk,
+                token_deadline_s=3.0,
+                waiting_s=20.0,
+                reuse_prefixes=reuse,
+            ),
+            context_tokens=500,
+            vocab_size=VOCAB,
+            jitter_s=0.03,
+        )
+        planned = tuple(EdgeFlow(*flow) for flow in flows)
+        super().__init__(HelixSetup(layers, 16, stages, ()), rules, seed, flows=planned)
 
-    # ── time ──
-    def at(self, delay: float, action) -> None:
-        self.order += 1
-        heapq.heappush(self.events, (self.now + delay, self.order, action))
+    def _new_engine(self, stage: StageSetup) -> Engine:
+        return Engine(random.Random(f"{stage.peer} {self.rng.random()}"))
+
+    def _identity_of(self, _request: Generate) -> PeerId:
+        return PeerId("client")
+
+    @property
+    def now(self) -> float:
+        return self.time.now_s
+
+    def at(self, delay: float, action: Callable[[], None]) -> None:
+        self.time.after(delay, action)
 
     def run(self, until: float) -> None:
-        while self.events and self.events[0][0] <= until:
-            self.now, _, action = heapq.heappop(self.events)
-            action()
-        self.now = until
-
-    def tick(self, peer: Peer) -> None:
-        if peer.alive and not peer.hung:
-            self.do(peer, peer.entry.tick(self.now))
-            self.do(peer, peer.stage.tick(self.now))
-        self.at(0.1, lambda: self.tick(peer))
-
-    # ── what happens ──
-    def see(self, peer: Peer) -> None:
-        serving = {p.me: p.layers for p in self.peers.values() if p.alive}
-        self.do(peer, peer.entry.see(serving, {}, 1, self.now))
+        self.time.run(until)
 
     def generate(self, entry: str, request: Generate) -> None:
         self.delivered[request.session] = list(request.generated)
-        peer = self.peers[PeerId(entry)]
-        client = ClientKey(request.session.hex())
-        self.do(peer, peer.entry.on_generate(client, PeerId("client"), request, self.now))
+        self.ask(PeerId(entry), request, self)
 
     def kill(self, name: str) -> None:
-        dead = self.peers[PeerId(name)]
-        dead.alive = False
-        for peer in self.peers.values():
-            if peer.alive:
-                self.at(self.rng.uniform(0.01, 0.1), lambda p=peer: self.lose(p, dead.me))
+        self.crash(PeerId(name))
 
-    def hang(self, name: str) -> None:
-        stopped = self.peers[PeerId(name)]
-        stopped.hung = True
-        for peer in self.peers.values():
-            if peer.alive and peer is not stopped:
-                self.at(3.0, lambda p=peer: self.lose(p, stopped.me))
+    def stop(self, name: str) -> None:
+        """It hangs for good."""
+        self.hang(PeerId(name), 1e6)
 
-    def lose(self, peer: Peer, lost: PeerId) -> None:
-        if peer.alive:
-            self.do(peer, peer.stage.on_peer_lost(lost))
-            self.do(peer, peer.entry.on_peer_lost(lost, self.now))
+    def do(self, peer: SimPeer, effects: Sequence) -> None:
+        peer.do(effects)
 
-    # ── effects ──
-    def do(self, peer: Peer, effects) -> None:
-        for effect in effects:
-            match effect:
-                case Send(to, message):
-                    self.send(peer, to, message, [])
-                case SendRows(to, message, rows):
-                    self.send(peer, to, message, [peer.step[0][index] for index in rows])
-                case Deliver(_, message):
-                    self.deliver(message)
-                case OpenCache():
-                    peer.engine.open(effect)
-                case CloseCache(session):
-                    peer.engine.caches.pop(session, None)
-                case RunStep():
-                    self.at(self.rng.uniform(0.001, 0.02), lambda s=effect: self.ran(peer, s))
-
-    def ran(self, peer: Peer, step: RunStep) -> None:
-        if not peer.alive:
-            return
-        if peer.hung:
-            self.at(1.0, lambda: self.ran(peer, step))
-            return
-        if any(row.session not in peer.engine.caches for row in step.rows):
-            # A session that ended while its step was under way; the engine refuses the batch.
-            self.do(peer, peer.stage.on_step_failed(PeerLost("cache is gone")))
-            return
-        outputs, tokens = peer.engine.step(step)
-        peer.step = (outputs,)
-        self.do(peer, peer.stage.on_step_done(tokens))
-
-    def send(self, source: Peer, to: PeerId, message, payloads) -> None:
-        pair = (source.me, to)
-        delay = 0.0 if source.me == to else self.rng.uniform(0.001, 0.03)
-        arrival = max(self.now + delay, self.last_arrival.get(pair, 0.0))
-        self.last_arrival[pair] = arrival
-        self.at(arrival - self.now, lambda: self.receive(source.me, to, message, payloads))
-
-    def receive(self, sender: PeerId, to: PeerId, message, payloads) -> None:
-        peer = self.peers[to]
-        if not peer.alive:
-            return
-        if peer.hung:
-            self.at(0.5, lambda: self.receive(sender, to, message, payloads))
-            return
-        match message:
-            case Open():
-                self.do(peer, peer.stage.on_open(sender, message, self.now))
-            case Close():
-                self.do(peer, peer.stage.on_close(sender, message))
-            case Forward():
-                check_forward(message)
-                if message.tokens:
-                    payloads, start = [], 0
-                    for count in message.counts:
-                        payloads.append(list(message.tokens[start : start + count]))
-                        start += count
-                self.do(peer, peer.stage.on_forward(sender, message, payloads, self.now))
-            case Opened():
-                self.do(peer, peer.entry.on_opened(sender, message, self.now))
-            case Sampled():
-                self.do(peer, peer.entry.on_sampled(sender, message, self.now))
-            case StageFailed():
-                self.do(peer, peer.stage.on_stage_failed(sender, message))
-                self.do(peer, peer.entry.on_stage_failed(sender, message, self.now))
-
-    def deliver(self, message) -> None:
+    def on_message(self, _peer: PeerId, message: Delivered | Refused) -> None:
         match message:
             case Delivered(session, first, tokens, finished):
                 assert session not in self.ended
@@ -287,3 +186,6 @@ class Swarm:
             case Refused(session, failure):
                 assert session not in self.ended
                 self.ended[session] = failure
+
+    def on_entry_lost(self, _peer: PeerId, _error: object) -> None:
+        """These clients wait."""

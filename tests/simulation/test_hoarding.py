@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from helix_p2p.session.effects import Send
 from helix_p2p.session.messages import (
     FinishReason,
     Generate,
@@ -35,7 +36,7 @@ class Hog:
         self.number += 1
         name = SessionId(b"hog!" + self.number.to_bytes(12, "big"))
         message = Open(name, 1, 1, LayerRange(6, 12), HOG, HOG, None, 60, LastStage(Sampling()))
-        self.swarm.send(self.swarm.peers[HOG], self.stage, message, [])
+        self.swarm.peers[HOG].do([Send(self.stage, message)])
 
     def _on_opened(self, _sender, message: Opened, _now_s: float):
         if message.failure is None:

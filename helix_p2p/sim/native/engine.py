@@ -107,6 +107,10 @@ class ModelledEngine:
         """Open a cache; one over the same layers keeps what it holds."""
         known = self._caches.get(effect.session)
         filled = known.filled if known is not None and known.layers == effect.layers else 0
+        if effect.begin is not None:
+            source, filled = self._caches[effect.begin.source], effect.begin.positions
+            if source.layers != effect.layers or source.filled < filled:
+                raise BrokenInvariant(f"{filled} positions of {source.filled} were to be copied")
         self._caches[effect.session] = _Cache(effect.layers, effect.kv_tokens, filled)
 
     def close(self, session: SessionId) -> None:

@@ -45,13 +45,17 @@ class ServingRules:
         entry: Of entry peers. No two prompts begin alike here, so none is hashed.
         stage: Of stages.
         context_tokens: Of the model.
+        vocab_size: Of the model.
         loss: Of every link.
+        jitter_s: Up to so much more latency for each message.
     """
 
     entry: EntryLimits = field(default_factory=lambda: EntryLimits(reuse_prefixes=False))
     stage: StageLimits = field(default_factory=StageLimits)
     context_tokens: int = 4096
+    vocab_size: int = VOCAB
     loss: float = 0.0
+    jitter_s: float = 0.0
 
 
 class ServingSwarm:
@@ -62,6 +66,7 @@ class ServingSwarm:
         rules: Limits of the machines.
         seed: Of losses.
         time: Virtual time; its own where not given.
+        flows: That routes follow, where they are not the setup's.
     """
 
     def __init__(
@@ -70,20 +75,21 @@ class ServingSwarm:
         rules: ServingRules | None = None,
         seed: int = 0,
         time: VirtualTime | None = None,
+        flows: tuple[EdgeFlow, ...] | None = None,
     ) -> None:
         self.setup = setup
         self.time = time or VirtualTime()
         self.rules = rules or ServingRules()
-        self.flows = flows_of(setup)
+        self.flows = flows_of(setup) if flows is None else flows
         self.placement = _as_placement(self.flows)
         links = {
             (link.source or CLIENT, link.target or CLIENT): LinkModel(
-                link.latency_s, link.bandwidth_bytes_per_s, self.rules.loss
+                link.latency_s, link.bandwidth_bytes_per_s, self.rules.loss, self.rules.jitter_s
             )
             for link in setup.links
         }
         links |= {(b, a): link for (a, b), link in links.items() if (b, a) not in links}
-        self.network = Network(self.time, links, _typical(links), Random(seed))
+        self.network = Network(self.time, links, _typical(links, self.rules), Random(seed))
         self._names = Random(f"names {seed}")
         self.peers: dict[PeerId, SimPeer] = {}
         self.activation_bytes = setup.activation_bytes
@@ -101,7 +107,7 @@ class ServingSwarm:
         ledger = KvLedger(stage.kv_layer_tokens)
         router = Router(self.setup.layers)
         router.follow(self.placement)
-        model = ModelLimits(self.setup.layers, self.rules.context_tokens, VOCAB)
+        model = ModelLimits(self.setup.layers, self.rules.context_tokens, self.rules.vocab_size)
         machine: StageMachine[Any] = StageMachine(stage.peer, model, ledger, self.rules.stage)
         machine.serve(stage.layers)
         return SimPeer(
@@ -234,8 +240,12 @@ class ServingSwarm:
         if peer.away(self._on_generate, peer, request):
             return
         key = ClientKey(request.session.hex())
-        identity = PeerId(f"client-{seed_in(request.prompt)}")
+        identity = self._identity_of(request)
         peer.do(peer.entry.on_generate(key, identity, request, self.time.now_s))
+
+    def _identity_of(self, request: Generate) -> PeerId:
+        """Each generation is another client's."""
+        return PeerId(f"client-{seed_in(request.prompt)}")
 
     def _on_cancel(self, peer: SimPeer, session: SessionId) -> None:
         if not peer.away(self._on_cancel, peer, session):
@@ -265,7 +275,9 @@ def _as_placement(flows: tuple[EdgeFlow, ...]) -> Placement:
     return Placement((), flows, value, value, MinCut(), "given", 0.0)
 
 
-def _typical(links: Mapping[tuple[PeerId, PeerId], LinkModel]) -> LinkModel:
+def _typical(links: Mapping[tuple[PeerId, PeerId], LinkModel], rules: ServingRules) -> LinkModel:
     """For pairs that no planned link joins (the entry peer and later stages): the median one."""
     ordered = sorted(links.values(), key=lambda link: (link.latency_s, link.bandwidth_bytes_per_s))
-    return ordered[len(ordered) // 2] if ordered else LinkModel(0.01, 1e8)
+    if not ordered:
+        return LinkModel(0.001, 1e8, rules.loss, rules.jitter_s)
+    return ordered[len(ordered) // 2]

@@ -1,5 +1,6 @@
 """Native mode: the production machines serve, in virtual time."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
@@ -7,12 +8,14 @@ import pytest
 
 from helix_p2p.session.backpressure import FULL_BYTES
 from helix_p2p.session.generation import EntryLimits
+from helix_p2p.session.messages import Refused
 from helix_p2p.session.stage import StageLimits
 from helix_p2p.sim.helix.figures import percentiles
 from helix_p2p.sim.helix.replay import HelixRun
 from helix_p2p.sim.helix.setup import HelixSetup, LinkSetup, published_setup
 from helix_p2p.sim.native.swarm import ServingRules, ServingSwarm
 from helix_p2p.sim.native.workload import Workload, room_for, serve
+from helix_p2p.sim.scenario import ClusterChoice, setup_of
 from tests.unit.sim.setups import chain, doubled, stage
 
 
@@ -117,3 +120,43 @@ def test_prompts_of_a_flooded_cluster_take_seconds():
     assert sum(peer.entry.stats.repairs for peer in swarm.peers.values()) == 0
     assert percentiles(work.figures().prompt_s)[0] < 5.0
     assert len(work.figures().decode_s) > 2000
+
+
+def test_what_stopped_the_artifact_waits_or_is_refused_with_a_type():
+    """1600 tokens/s on single24: `No next level node meets scheduling requirement`, KV exceeded."""
+    rules = ServingRules(entry=EntryLimits(waiting_sessions=2, waiting_s=1.0))
+    whole = published_setup("single24/70b/petals")
+    stages = (replace(s, kv_layer_tokens=s.kv_layer_tokens // 10) for s in whole.stages)
+    swarm = ServingSwarm(replace(whole, stages=tuple(stages)), rules)  # full within seconds
+    refusals, deliver = Counter(), swarm.deliver
+
+    def look(source, message):
+        if isinstance(message, Refused):
+            refusals[message.failure.code] += 1
+        deliver(source, message)
+
+    swarm.deliver = look
+    run = HelixRun(online=True, arrival_tokens_per_s=1600.0, warm_up_s=0.0, duration_s=40.0)
+    work = Workload(swarm, run)
+    work.start()
+    swarm.time.run(45.0)
+    figures = work.figures()
+    assert work.outcome.finished > 0
+    assert work.outcome.failed == 0
+    assert figures.longest_queue > 0
+    assert set(refusals) == {"busy"}
+    assert max(figures.kv_peak_share.values()) <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("model", "name"), [("70b", "petals"), ("70b", "swarm"), ("30b", "separate")]
+)
+def test_no_placement_of_the_papers_cluster_is_infeasible(model, name):
+    setup = setup_of(ClusterChoice("single24", model, None), name)
+    held = [0] * setup.layers
+    for one in setup.stages:
+        assert one.kv_layer_tokens > 0, "weights leave room for a KV cache"
+        for layer in one.layers:
+            held[layer] += 1
+    assert min(held) >= 1
+    assert setup.max_flow_tokens_per_s > 0
