@@ -273,7 +273,9 @@ class EntryMachine:
                 continue
             match generation.state:
                 case State.WAITING:
-                    effects += self._refuse(generation, generation.trouble or self._in_the_way())
+                    effects += self._refuse(
+                        generation, generation.trouble or self._in_the_way(now_s)
+                    )
                 case State.OPENING:
                     silent = [p for p in generation.peers if p not in generation.opened]
                     effects += self._late(generation, silent, now_s)
@@ -282,10 +284,10 @@ class EntryMachine:
                     effects += self._late(generation, others, now_s)
         return effects + self._admit(now_s) + self._decode(now_s)
 
-    def _in_the_way(self) -> HelixError:
-        """Why what waits was never tried."""
-        if not self._prefills.has_room:
-            return Busy("other prompts went before this one", retry_after_s=2.0)
+    def _in_the_way(self, now_s: float) -> HelixError:
+        """Why what waits was never tried: no room for it, or no way at all."""
+        if not self._prefills.has_room or self._busy.masked(now_s):
+            return Busy("other requests went before this one", retry_after_s=2.0)
         return NoRoute("no pipeline of live peers covers the model's layers", retry_after_s=5.0)
 
     def _closed(self) -> NotServing | None:
