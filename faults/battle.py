@@ -46,7 +46,8 @@ class Tally:
         """What became of the answers."""
         where = ", ".join(f"{n} {position}" for position, n in sorted(self.positions.items()))
         how = ", ".join(f"{n} {mode}" for mode, n in sorted(self.modes.items()))
-        refused = f", {len(self.refused)} typed errors" if self.refused else ""
+        codes = ", ".join(f"{n} {code}" for code, n in Counter(self.refused).items())
+        refused = f", {len(self.refused)} typed errors ({codes})" if self.refused else ""
         wrong = f", {self.wrong} wrong" if self.wrong else ""
         return (
             f"{self.same}/{self.broken} answers the same as unbroken{refused}{wrong} "

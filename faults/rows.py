@@ -6,6 +6,7 @@ from faults.coming_and_going import bootstrap_down, churn, leave, planner
 from faults.frozen import freeze_peer, vanish
 from faults.kills import kill_one, kill_only_holder, kill_two
 from faults.network import dead_line, far_apart, partition
+from faults.pressure import grey, overload
 from faults.storage import full, rotten, torn
 from faults.table import Row
 
@@ -159,5 +160,22 @@ ROWS: tuple[Row, ...] = (
         "allocations of the CPU engine that fail on purpose",
         1,
         by_tests("tests/unit/engine/test_engine.py", "tests/unit/node/test_serving.py"),
+    ),
+    Row(
+        "grey",
+        "a peer becomes ten times as slow (grey failure)",
+        "its share down by at least 80 % within 60 s; p95 at most 2× the usual",
+        "a peer that runs a tenth of the time, every range held twice, four clients",
+        6,
+        grey,
+    ),
+    Row(
+        "overload",
+        "four times as many clients as before",
+        "a bounded queue, then typed refusals with Retry-After; memory flat; p95 time to first "
+        "token of what is admitted at most 2×",
+        "a tiny model, four clients, then sixteen, without a pause",
+        4,
+        overload,
     ),
 )

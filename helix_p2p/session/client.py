@@ -216,7 +216,7 @@ class ClientSession:
             fresh = fresh[: end + 1]
         if fresh:
             self._tokens.extend(fresh)
-            self._progress(now_s)
+            self._progress(len(fresh), now_s)
             effects.append(Tokens(first, fresh))
         finished = self._finished()
         if finished is not None:
@@ -253,9 +253,11 @@ class ClientSession:
             return FinishReason.LENGTH
         return None
 
-    def _progress(self, now_s: float) -> None:
+    def _progress(self, fresh: int, now_s: float) -> None:
         assert self._peer is not None
         self._choice.clear(self._peer)
+        for _ in range(fresh):
+            self._choice.token(self._session, self._peer, now_s)
         self._token_s = now_s
         self._spoke = True
         self._trouble_since_s = None
@@ -281,6 +283,7 @@ class ClientSession:
     def _elsewhere(self, error: HelixError, now_s: float) -> list[Effect]:
         """Leave the current peer; `error` is what the caller hears if all hope is lost."""
         assert self._peer is not None
+        self._choice.over(self._session)
         self._error = error
         self._trouble_since_s = _first(self._trouble_since_s, now_s)
         self._tried.add(self._peer)
@@ -343,6 +346,7 @@ class ClientSession:
         self, *, finished: FinishReason | None = None, error: HelixError | None = None
     ) -> list[Effect]:
         self._state = _State.ENDED
+        self._choice.over(self._session)
         return [Ended(finished, error)]
 
     # ── time ───────────────────────────────────────────────────────────────────────────────────

@@ -12,6 +12,7 @@ Always:
 - nothing waits for ever: waiting, opening and every token have a deadline, repairs without progress
   are counted, and the client gets one typed `Refused` in the end;
 - waiting is bounded, and fair between client identities (`line.py`);
+- a peer that has become slow is left out where there is a way around it (routing/slowness.py);
 - a peer that leaves, or was given other layers than the first, refuses what waits at once, so that
   clients go elsewhere.
 """
@@ -36,6 +37,7 @@ from helix_p2p.errors import (
 from helix_p2p.routing.blame import Blame
 from helix_p2p.routing.masks import Masks
 from helix_p2p.routing.route import Route, Router
+from helix_p2p.routing.slowness import SlowPeers
 from helix_p2p.session import frames
 from helix_p2p.session.effects import ClientKey, Deliver, Send
 from helix_p2p.session.generation import (
@@ -95,6 +97,7 @@ class EntryMachine:
         self._starts = StartRate(self._limits.starts_per_s, self._limits.sessions_per_client)
         self._pace = OpeningPace()
         self._windows = DecodeWindows()
+        self._slow = SlowPeers()
         self._prefills = PrefillWindow()
         self._failed: Masks[PeerId] = Masks()
         self._blame = Blame()
@@ -134,6 +137,8 @@ class EntryMachine:
         draining: bool = False,
     ) -> list[EntryEffect]:
         """The view changed: who serves what (ourselves included), on which host, by which plan."""
+        if epoch != self._epoch:
+            self._slow.forget()
         self._serving, self._epoch = serving, epoch
         self._draining = draining
         self._prefills.forget(serving)
@@ -334,13 +339,13 @@ class EntryMachine:
         def choose(serving: Mapping[PeerId, LayerRange]) -> Route | None:
             return self._router.choose(self._me, serving, float(generation.kv_tokens))
 
-        avoid = set(generation.request.avoid) - {self._me}
-        if avoid:
-            rest = {p: held for p, held in usable.items() if p not in avoid}
+        asked = frozenset(generation.request.avoid)
+        for avoid in dict.fromkeys((asked | self._slow.slow(now_s), asked)):
+            rest = {p: held for p, held in usable.items() if p == self._me or p not in avoid}
             route = self._blame.around(choose, rest, now_s)
             if route is not None:
                 return route
-        return self._blame.around(choose, usable, now_s)
+        return self._blame.around(choose, usable, now_s) if asked else None
 
     def _open(self, generation: Generation, route: Route, now_s: float) -> list[EntryEffect]:
         generation.attempt += 1
@@ -380,6 +385,7 @@ class EntryMachine:
         generation.deadline_s = now_s + self._limits.token_deadline_s
         self.stats.tokens += 1
         self._windows.returned(generation.name, now_s)
+        self._slow.token(generation.name, generation.peers, now_s)
         self._prefills.answer(generation.name, now_s)
         finished: FinishReason | None = None
         if token in request.eos and not request.ignore_eos:
@@ -494,6 +500,7 @@ class EntryMachine:
         """Free what the generation holds on its stages; there may be room for others now."""
         effects: list[EntryEffect] = []
         self._windows.leave(generation.name)
+        self._slow.over(generation.name)
         self._prefills.end(generation.name)
         self._by_name.pop(generation.name, None)
         for peer in generation.peers:

@@ -5,7 +5,8 @@ weights of an interleaved weighted round robin. Its first turn is drawn at rando
 weights, so that a thousand one-shot clients spread the way one long-lived client does.
 
 Always: only peers that announce that they serve a range starting at 0 are picked; peers to which
-the plan gives no flow come after all others; a masked peer is picked only as the last resort.
+the plan gives no flow come after all others; a masked peer is picked only as the last resort, and
+one that has become slow only where all others are masked.
 """
 
 from collections.abc import Collection, Iterable
@@ -16,7 +17,8 @@ from helix_p2p.cluster.announcement import Announcement
 from helix_p2p.planning.plan import Placement
 from helix_p2p.routing.iwrr import InterleavedRoundRobin
 from helix_p2p.routing.masks import Masks
-from helix_p2p.types import PeerId
+from helix_p2p.routing.slowness import SlowPeers
+from helix_p2p.types import PeerId, SessionId
 
 SHORTEST_MASK_S = 4.0
 """A peer that failed is left alone this long: about the time the swarm needs to see it gone."""
@@ -65,6 +67,7 @@ class EntryChoice:
         self._candidates: dict[PeerId, EntryCandidate] = {}
         self._turns: InterleavedRoundRobin[PeerId] = InterleavedRoundRobin()
         self._masks: Masks[PeerId] = Masks(shortest_s=SHORTEST_MASK_S)
+        self._slow = SlowPeers()
         self._started = False
 
     @property
@@ -95,10 +98,19 @@ class EntryChoice:
         """Peers that failed this client lately."""
         return self._masks.masked(now_s)
 
+    def token(self, session: SessionId, peer: PeerId, now_s: float) -> None:
+        """The peer gave a token."""
+        self._slow.token(session, (peer,), now_s)
+
+    def over(self, session: SessionId) -> None:
+        """A peer's part of an answer is over."""
+        self._slow.over(session)
+
     def pick(self, now_s: float, exclude: Collection[PeerId] = ()) -> PeerId | None:
-        """The next entry peer that is neither masked nor excluded, or None."""
+        """The next entry peer that is neither masked nor excluded, rather not a slow one."""
         masked = self.masked(now_s)
-        return self._next({p for p in self._candidates if p not in masked and p not in exclude})
+        usable = {p for p in self._candidates if p not in masked and p not in exclude}
+        return self._next(usable - self._slow.slow(now_s) or usable)
 
     def pick_last_resort(self) -> PeerId | None:
         """The next entry peer, masked or not; None only when none is known."""

@@ -43,7 +43,8 @@ def machine(serving=SERVING, **limits):
 
 
 def request(number=1, **more):
-    return Generate(SessionId(number.to_bytes(16, "big")), (1, 2, 3), 5, **more)
+    tokens = 17 if more.pop("long", False) else 5
+    return Generate(SessionId(number.to_bytes(16, "big")), (1, 2, 3), tokens, **more)
 
 
 def ask(entry, number=1, client=ANN, now_s=0.0, **more):
@@ -333,3 +334,26 @@ def test_peer_that_was_given_other_layers_refuses_what_waits_and_finishes_what_r
     assert refusals(ask(entry, 3)) == [("ann/0", "not_serving")]
     assert [e.message.tokens for e in token(entry, running, 3) if isinstance(e, Deliver)] == [(7,)]
     assert refusals(entry.on_peer_lost(LAST, 0.2)) == [("ann/0", "not_serving")]
+
+
+def test_stage_that_has_become_slow_is_left_out_where_there_is_a_way_around():
+    entry = machine({**SERVING, OTHER: LayerRange(4, 8)})
+    flows = (
+        EdgeFlow(None, ME, 2),
+        *(EdgeFlow(ME, last, 1) for last in (LAST, OTHER)),
+        *(EdgeFlow(last, None, 1) for last in (LAST, OTHER)),
+    )
+    entry._router.follow(Placement((), flows, 2, 2, MinCut(), "test", 0.0))
+    now_s, used = 0.0, []
+    for number in range(60):
+        open_ = opens(ask(entry, number, now_s=now_s, ignore_eos=True, long=True))[0]
+        last = open_.next
+        for peer in (ME, last):
+            entry.on_opened(peer, Opened(open_.session, open_.attempt), now_s)
+        for position in range(3, 20):
+            sampled = Sampled((open_.session,), (open_.attempt,), (position,), (7,))
+            entry.on_sampled(last, sampled, now_s)
+            now_s += 0.1 if last == OTHER and number > 20 else 0.01
+        used.append(last)
+    assert {LAST, OTHER} == set(used[:20])
+    assert OTHER not in used[35:]

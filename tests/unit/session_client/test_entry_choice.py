@@ -4,7 +4,7 @@ from random import Random
 from helix_p2p.cluster.announcement import Announcement, PeerState
 from helix_p2p.planning.plan import EdgeFlow, MinCut, Placement
 from helix_p2p.session.entry_choice import EntryCandidate, EntryChoice, entry_candidates
-from helix_p2p.types import LayerRange, PeerId
+from helix_p2p.types import LayerRange, PeerId, SessionId
 
 A, B, C = PeerId("A"), PeerId("B"), PeerId("C")
 
@@ -84,3 +84,16 @@ def test_mask_ends_by_itself_and_by_success():
 def test_no_candidates_is_none():
     assert choice().pick(0.0) is None
     assert choice().pick_last_resort() is None
+
+
+def test_entry_peer_that_has_become_slow_is_asked_only_where_nobody_else_is_left():
+    client = choice(EntryCandidate(A, 1), EntryCandidate(B, 1))
+    now_s = 0.0
+    for number in range(40):
+        session, peer = SessionId(number.to_bytes(16, "big")), (A, B)[number % 2]
+        for _ in range(9):
+            client.token(session, peer, now_s)
+            now_s += 0.1 if peer == A and number > 20 else 0.01
+        client.over(session)
+    assert {client.pick(now_s) for _ in range(10)} == {B}
+    assert client.pick(now_s, {B}) == A

@@ -1,0 +1,97 @@
+"""Peers that live and have become slow: found by comparing pipelines, left out where others serve.
+
+An entry peer sees whole pipelines only, so each span of tokens is charged to every peer on the way.
+What tells the slow one is its best recent span: every other peer is soon part of a pipeline without
+it. Spans are compared with the peer's own best, so that slow hardware is no fault (the plan knows
+its speed), and the others' must not have grown alike, so that load is none either. Grey failure:
+Huang et al., "Gray Failure: The Achilles' Heel of Cloud-Scale Systems", HotOS 2017.
+
+Always: nobody is left out on less than `SPANS` spans, or where there is nobody to compare with;
+being left out ends by itself.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from helix_p2p.routing.masks import Masks
+from helix_p2p.types import PeerId, SessionId
+
+SPAN_TOKENS = 8
+SPANS = 3
+"""Of these the best counts."""
+RECENT_S = 30.0
+SLOWER = 3.0
+"""Times its own best, beyond what another one has slowed down in the same time."""
+
+
+@dataclass(slots=True)
+class _Pace:
+    """Of one peer: seconds per token."""
+
+    best_s: float
+    recent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=SPANS))
+
+    def slowdown(self, since_s: float) -> float | None:
+        """The best span since then against the best ever; None when there is none."""
+        recent = [step_s for at_s, step_s in self.recent if at_s >= since_s]
+        return min(recent) / self.best_s if recent and self.best_s > 0 else None
+
+
+@dataclass(slots=True)
+class _Span:
+    since_s: float
+    tokens: int = 0
+
+
+class SlowPeers:
+    """Who has become slow, as one entry peer (or one client) sees it."""
+
+    def __init__(self) -> None:
+        self._paces: dict[PeerId, _Pace] = {}
+        self._spans: dict[SessionId, _Span] = {}
+        self._masks: Masks[PeerId] = Masks(shortest_s=30.0, longest_s=120.0)
+
+    def forget(self) -> None:
+        """A new plan: peers hold other layers, what was measured says nothing any more."""
+        self._paces.clear()
+        self._spans.clear()
+
+    def token(self, session: SessionId, peers: Iterable[PeerId], now_s: float) -> None:
+        """A token of a session came; its first one only starts the clock."""
+        span = self._spans.get(session)
+        if span is None:
+            self._spans[session] = _Span(now_s)
+            return
+        span.tokens += 1
+        if span.tokens >= SPAN_TOKENS and now_s > span.since_s:
+            self._charge(tuple(peers), (now_s - span.since_s) / span.tokens, now_s)
+            self._spans[session] = _Span(now_s)
+
+    def over(self, session: SessionId) -> None:
+        """A session has left its pipeline."""
+        self._spans.pop(session, None)
+
+    def slow(self, now_s: float) -> frozenset[PeerId]:
+        """Whom to leave out where there is a way around."""
+        return self._masks.masked(now_s)
+
+    def _charge(self, peers: tuple[PeerId, ...], step_s: float, now_s: float) -> None:
+        for peer in peers:
+            pace = self._paces.setdefault(peer, _Pace(step_s))
+            pace.best_s = min(pace.best_s, step_s)
+            pace.recent.append((now_s, step_s))
+        for peer in peers:
+            pace = self._paces[peer]
+            since_s = pace.recent[0][0]
+            if len(pace.recent) < SPANS or now_s - since_s > RECENT_S:
+                continue
+            own = pace.slowdown(since_s)
+            others = [
+                slowdown
+                for other, known in self._paces.items()
+                if other != peer and (slowdown := known.slowdown(since_s)) is not None
+            ]
+            if own is not None and others and own > SLOWER * min(others):
+                self._masks.fail(peer, now_s)
+                pace.recent.clear()
