@@ -1,6 +1,7 @@
 """`./scripts/bench sim`: the simulator against the Helix artifact, row by row.
 
-Prints the table that docs/simulator-figures.md holds (`--docs` writes it there).
+Prints the table that docs/simulator-figures.md holds (`--docs` writes it there). With `--scale`,
+whole swarms of growing size instead, for docs/simulator-scale.md.
 """
 
 import json
@@ -12,9 +13,12 @@ from pathlib import Path
 
 import click
 
+from bench.scale import HEAD as HEAD_OF_GROWTH
+from bench.scale import grow
 from helix_p2p.sim.helix.reference import RowResult, reference_rows, run_row
 
 DOCS = Path(__file__).parents[1] / "docs" / "simulator-figures.md"
+GROWTH_DOCS = DOCS.with_name("simulator-scale.md")
 
 
 def _line(result: RowResult, cpu_s: float) -> str:
@@ -60,9 +64,42 @@ def _summary(results: list[RowResult]) -> list[str]:
 @click.command()
 @click.option("--rows", default="", help="Only rows whose name holds this.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Keep the figures here.")
-@click.option("--docs", is_flag=True, help="Write docs/simulator-figures.md.")
-def main(rows: str, json_path: str | None, docs: bool) -> None:
-    """Replay the artifact's 43 runs and print each with its error."""
+@click.option("--docs", is_flag=True, help="Write the table into docs/.")
+@click.option("--scale", is_flag=True, help="Whole swarms of growing size instead.")
+@click.option("--peers", multiple=True, type=int, help="With --scale: sizes; default 30 and 100.")
+@click.option("--seconds", default=120.0, help="With --scale: virtual, after settling.")
+@click.option("--clients", default=10, help="With --scale: who ask again and again; 0 for none.")
+def main(
+    rows: str,
+    json_path: str | None,
+    docs: bool,
+    scale: bool,
+    peers: tuple[int, ...],
+    seconds: float,
+    clients: int,
+) -> None:
+    """Replay the artifact's 43 runs and print each with its error; or grow whole swarms."""
+    if scale:
+        _grow(peers or (30, 100), seconds, clients, docs=docs)
+    else:
+        _replay(rows, json_path, docs=docs)
+
+
+def _grow(sizes: tuple[int, ...], seconds: float, clients: int, *, docs: bool) -> None:
+    lines = [HEAD_OF_GROWTH]
+    click.echo(HEAD_OF_GROWTH)
+    for size in sizes:
+        lines.append(grow(size, seconds, clients).row())
+        click.echo(lines[-1])
+    if docs:
+        said = [f"--peers {size}" for size in sizes]
+        command = f"./scripts/bench sim --scale {' '.join(said)} --seconds {seconds:g}"
+        about = f"CPython {platform.python_version()}, one core, {platform.machine()}"
+        head = ["# Swarms of growing size", "", f"`{command} --clients {clients}` ({about}).", ""]
+        GROWTH_DOCS.write_text("\n".join([*head, *lines, ""]), encoding="utf-8")
+
+
+def _replay(rows: str, json_path: str | None, *, docs: bool) -> None:
     lines, results, kept = [HEAD], [], []
     click.echo(HEAD)
     for row in reference_rows():

@@ -17,6 +17,9 @@ from helix_p2p.membership.voice import Voice
 from helix_p2p.planning.plan import Placement
 from helix_p2p.types import Epoch, PeerId
 
+LEAST_LOSS = 0.02
+"""A plan that has lost more than this share of its peers is made anew at once."""
+
 
 class PlannerDuty:
     """See the module's description.
@@ -52,13 +55,38 @@ class PlannerDuty:
 
     def joined(self, now: Now) -> None:
         """A member joined, or one changed so much that a new plan may pay."""
-        self._desk.soon(now.s)
+        self._desk.soon(now.s, len(self._view))
 
     def lost(self, peer: PeerId, now: Now) -> None:
         """A member is gone; a job that counts on it is of no use any more."""
-        if self._basis is not None and peer in self._basis.peers:
+        worthless = self._desk.running and self._basis is not None and peer in self._basis.peers
+        if worthless:
             self._desk.supersede()
-        self._desk.at_once(now.s)
+        if worthless or self._hurts(peer):
+            self._desk.at_once(now.s)
+        else:
+            self._desk.soon(now.s, len(self._view))
+
+    def _hurts(self, peer: PeerId) -> bool:
+        """Whether the live plan without this peer lacks a layer, or much of what it carries.
+
+        Others that the plan counts on may be gone too; who still waits for them is no help.
+        """
+        live = self._adoption.current
+        if live is None:
+            return True
+        held = live.plan.placement.assignments
+        if not any(a.peer == peer for a in held):
+            return False
+        left = [a.layers for a in held if a.peer != peer and self._serves(a.peer)]
+        if len(left) < (1 - LEAST_LOSS) * len(held):
+            return True
+        model = self._config.model
+        covered = {layer for layers in left for layer in layers}
+        return model is None or len(covered) < model.layers
+
+    def _serves(self, peer: PeerId) -> bool:
+        return peer == self._me or peer in self._view
 
     def again(self, now: Now) -> None:
         """Something passing went wrong; try again after a while."""

@@ -1,8 +1,14 @@
 """Plans that were mentioned and asked for, and have not come yet.
 
-Always: few at a time, each asked of one peer at a time, and given up when nobody has it.
+A mention costs its author nothing, so it must not cost us much: who mentions a plan and does not
+bring it is not asked again for a while. Else a few liars would keep us asking for plans that do not
+exist, and a peer that waits for a plan does not step in as planner.
+
+Always: few at a time, one at a time of each peer, each asked of one peer at a time, and given up
+when nobody has it.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from helix_p2p.membership.timing import MembershipTiming
@@ -10,10 +16,12 @@ from helix_p2p.types import PeerId
 
 PULLS_AT_ONCE = 8
 SOURCES_KEPT = 8
+LIARS_KEPT = 1024
 
 
 @dataclass(slots=True)
 class _Pull:
+    asked: PeerId
     asked_s: float
     sources: list[PeerId] = field(default_factory=list)
 
@@ -28,6 +36,7 @@ class Pulls:
     def __init__(self, timing: MembershipTiming) -> None:
         self._timing = timing
         self._pulls: dict[bytes, _Pull] = {}
+        self._owing_s: OrderedDict[PeerId, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._pulls)
@@ -36,16 +45,20 @@ class Pulls:
         """`peer` mentioned a plan worth having.
 
         Returns:
-            Whether to ask it now; False when another was asked already, or too much is under way.
+            Whether to ask it now; False when another was asked already, when it owes us an earlier
+            plan, or when too much is under way.
         """
+        if now_s - self._owing_s.get(peer, -self._timing.rejected_s) < self._timing.rejected_s:
+            return False
         pull = self._pulls.get(plan_hash)
         if pull is not None:
             if peer not in pull.sources and len(pull.sources) < SOURCES_KEPT:
                 pull.sources.append(peer)
             return False
-        if len(self._pulls) >= PULLS_AT_ONCE:
+        busy = any(under_way.asked == peer for under_way in self._pulls.values())
+        if busy or len(self._pulls) >= PULLS_AT_ONCE:
             return False
-        self._pulls[plan_hash] = _Pull(now_s)
+        self._pulls[plan_hash] = _Pull(peer, now_s)
         return True
 
     def done(self, plan_hash: bytes) -> None:
@@ -58,9 +71,13 @@ class Pulls:
         for plan_hash, pull in list(self._pulls.items()):
             if now_s - pull.asked_s < self._timing.pull_s:
                 continue
+            self._owing_s.pop(pull.asked, None)
+            self._owing_s[pull.asked] = now_s
             if pull.sources:
-                pull.asked_s = now_s
-                again.append((pull.sources.pop(0), plan_hash))
+                pull.asked, pull.asked_s = pull.sources.pop(0), now_s
+                again.append((pull.asked, plan_hash))
             else:
                 del self._pulls[plan_hash]
+        while len(self._owing_s) > LIARS_KEPT:
+            self._owing_s.popitem(last=False)
         return again

@@ -1,10 +1,18 @@
-"""When the planner plans again: at once for a loss, after a moment for a join, one job at a time.
+"""When the planner plans again: at once for a loss that hurts, after a while for small changes.
+
+A swarm of a thousand loses somebody every few seconds. Planning each time would keep the solver
+busy and everyone loading; routing goes round the lost peer anyway. So what changes less than a
+fiftieth of the plan waits for more of its kind: a moment in a small swarm, half a minute in a large
+one.
 
 Always: at most one solver job counts; the answer to an older one is ignored, and an answer that
 assigns layers to a peer that has gone since is not published.
 """
 
 from helix_p2p.membership.timing import MembershipTiming
+
+CALM_MEMBERS = 500
+LEAST_CHANGE = 0.02
 
 
 class Desk:
@@ -21,18 +29,28 @@ class Desk:
         self._due_s: float | None = None
         self._asked_s: float | None = None
         self._urgent = False
+        self._changes = 0
 
     def at_once(self, now_s: float) -> None:
         """A loss: plan as soon as the solver is free."""
         self._due_s, self._urgent = now_s, True
 
-    def soon(self, now_s: float) -> None:
-        """A join or a change: wait for more of them, but not for ever."""
+    def soon(self, now_s: float, members: int = 0) -> None:
+        """A change that matters little in a swarm of so many: wait for more, but not for ever.
+
+        When so many changes have gathered that they matter, they wait for a moment only.
+        """
         if self._urgent:
             return
         if self._asked_s is None:
-            self._asked_s = now_s
-        self._due_s = min(now_s + self._timing.replan_s, self._asked_s + self._timing.replan_most_s)
+            self._asked_s, self._changes = now_s, 0
+        self._changes += 1
+        timing, calm = self._timing, min(1.0, members / CALM_MEMBERS)
+        if self._changes > LEAST_CHANGE * members:
+            calm = 0.0
+        wait_s = timing.replan_s + calm * (timing.replan_calm_s - timing.replan_s)
+        most_s = timing.replan_most_s + calm * (timing.replan_calm_s - timing.replan_most_s)
+        self._due_s = min(now_s + wait_s, self._asked_s + most_s)
 
     def later(self, now_s: float) -> None:
         """The solver failed for a passing reason: try again after a while."""
@@ -43,6 +61,11 @@ class Desk:
         """We are not the planner (any more)."""
         self._due_s = self._asked_s = None
         self._urgent = self._running = False
+
+    @property
+    def running(self) -> bool:
+        """Whether a job is under way whose answer counts."""
+        return self._running
 
     def supersede(self) -> None:
         """The running job's answer would be of no use; the next one need not wait for it."""

@@ -41,6 +41,7 @@ class MembershipTiming:
         first_rank_step_s: Rank step before the first plan, where nobody holds a lease.
         replan_s: From a join or a change of weight to re-planning, so that a burst costs one plan.
         replan_most_s: Longest that a steady stream of joins can put off re-planning.
+        replan_calm_s: Likewise in a large swarm, where one peer's coming or going changes little.
         retry_plan_s: After a solver failed.
         grace_s: How long the previous plan is still accepted.
         pull_s: A plan asked for and not received in this time is asked for again.
@@ -70,6 +71,7 @@ class MembershipTiming:
     first_rank_step_s: float = 2.0
     replan_s: float = 2.0
     replan_most_s: float = 6.0
+    replan_calm_s: float = 30.0
     retry_plan_s: float = 5.0
     grace_s: float = 60.0
     pull_s: float = 3.0

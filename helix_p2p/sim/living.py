@@ -10,6 +10,7 @@ and is on disk first; checked all along: what native mode checks. A broken invar
 and how to replay it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -43,6 +44,8 @@ START_UNIX_S = 1_800_000_000.0
 MEMBER_TICK_S = 0.5
 DIAL_FAILS_S = 0.02
 LINK_KEPT_S = 30.0
+BOOT_S = 10.0
+"""Within which a swarm is switched on."""
 LOOK_UP_S = 0.3
 PERSIST_S = 0.01
 SOLVE_S = 1.0
@@ -110,8 +113,9 @@ class LivingSwarm(ServingSwarm):
         replay_hint: str = "",
     ) -> None:
         self.model = model
-        self.member_bytes = 0
+        self.said_bytes: Counter[str] = Counter()
         self.member_messages = 0
+        self.solved = 0
         self.plans_adopted = 0
         self._where = replay_hint or f"seed {seed}"
         self._rng = Random(f"living {seed}")
@@ -135,7 +139,7 @@ class LivingSwarm(ServingSwarm):
         setup = HelixSetup(model.layers, model.activation_bytes, stages, ())
         super().__init__(setup, rules, seed)
         for number, peer in enumerate(self.peers):
-            self.time.after(0.05 * number, self._boot, peer)
+            self.time.after(BOOT_S * number / len(self.peers), self._boot, peer)
 
     # ── what the serving swarm asks ──────────────────────────────────────────────────────────
 
@@ -285,7 +289,7 @@ class LivingSwarm(ServingSwarm):
             self._later(name, DIAL_FAILS_S, lambda m, now: m.on_unreachable(to, now))
             return
         size = len(codec.encode(message))
-        self.member_bytes += size
+        self.said_bytes[type(message).__name__] += size
         self.member_messages += 1
         self._link(name, to)
         self._link(to, name)
@@ -318,6 +322,7 @@ class LivingSwarm(ServingSwarm):
             self.time.note(b"record rejected")
             return
         self._directory[key, subkey] = (value, now_s + expires_in_s)
+        self.said_bytes["directory"] += len(value)
 
     def _look_up(self, name: PeerId, keys: tuple[str, ...]) -> None:
         found = [
@@ -325,9 +330,11 @@ class LivingSwarm(ServingSwarm):
             for (key, _), (value, until_s) in self._directory.items()
             if key in keys and until_s > self.time.now_s
         ]
+        self.said_bytes["directory"] += sum(len(record.body) + 160 for record in found)
         self._later(name, LOOK_UP_S, lambda m, now: m.on_records(found, now))
 
     def _solve(self, name: PeerId, job: fx.StartPlanning) -> None:
+        self.solved += 1
         try:
             placement = plan(job.snapshot, PlanOptions(steps=SOLVER_STEPS), job.live)
         except HelixError as error:
@@ -411,6 +418,11 @@ class LivingSwarm(ServingSwarm):
         self._see(peer)
 
     # ── questions ────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def member_bytes(self) -> int:
+        """All that membership sent, the directory's traffic included."""
+        return self.said_bytes.total()
 
     def one_plan(self) -> bool:
         """Whether every live peer holds the same plan."""

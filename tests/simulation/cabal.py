@@ -241,6 +241,7 @@ class Cabal:
             wild = replace(
                 said,
                 sequence=said.sequence + self.rng.randint(1, 3),
+                issued_unix_s=said.issued_unix_s + self.rng.choice([0.0, -5_000.0, 59.0, 1e300]),
                 memory_bytes=self.rng.choice([60 * LAYER_BYTES, 2**62, 0]),
                 speed=self.rng.choice([SPEED, replace(SPEED, decode=((1, 1e-9), (8, 1e-9)))]),
             )

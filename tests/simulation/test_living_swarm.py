@@ -1,36 +1,16 @@
 """Membership, planning, loading and serving of a whole swarm, under churn, in virtual time."""
 
-from random import Random
-
 import pytest
 
-from helix_p2p.cluster.presets import DEVICES, MODELS, roofline
 from helix_p2p.sim.helix.replay import HelixRun
-from helix_p2p.sim.living import Hardware, LivingSwarm
-from helix_p2p.sim.native.swarm import ServingRules
+from helix_p2p.sim.living import LivingSwarm
 from helix_p2p.sim.native.workload import Workload
-
-SHAPE = MODELS["llama-3.1-8b"]
-KINDS = ("rtx-3060", "rtx-3070", "rtx-4060", "rtx-3080", "t4")
+from helix_p2p.sim.volunteers import volunteers
 
 
-def swarm_of(peers: int, seed: int, *, loss: float = 0.005) -> LivingSwarm:
-    chance = Random(seed)
-    lent = []
-    for _ in range(peers):
-        device = DEVICES[chance.choice(KINDS)]
-        lent.append(
-            Hardware(
-                device.memory_bytes // 4,
-                roofline(SHAPE, 4, device),
-                chance.choice([6e6, 12.5e6, 50e6]),
-                chance.uniform(-2, 2),
-            )
-        )
+def swarm_of(peers: int, seed: int) -> LivingSwarm:
     hint = f"pytest tests/simulation/test_living_swarm.py -k seed-{seed}"
-    return LivingSwarm(
-        SHAPE.spec(4), lent, ServingRules(loss=loss, context_tokens=8192), seed, hint
-    )
+    return volunteers(peers, seed, replay_hint=hint)
 
 
 @pytest.mark.parametrize(

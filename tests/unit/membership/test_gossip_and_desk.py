@@ -70,12 +70,23 @@ def test_plan_is_asked_of_one_peer_at_a_time_and_given_up() -> None:
     assert len(pulls) == 0
 
 
+def test_who_mentions_plans_that_never_come_is_not_asked_again_for_a_while() -> None:
+    pulls = Pulls(T)
+    assert pulls.ask(b"fake", peer(1), 0.0)
+    assert not pulls.ask(b"another", peer(1), 0.1), "one at a time of each peer"
+    assert pulls.due(T.pull_s) == []
+    assert not pulls.ask(b"a third", peer(1), T.pull_s + 0.1)
+    assert len(pulls) == 0, "so nobody waits for it"
+    assert pulls.ask(b"good", peer(2), T.pull_s + 0.1)
+    assert pulls.ask(b"late", peer(1), T.pull_s + T.rejected_s)
+
+
 def test_pulls_under_way_are_bounded() -> None:
     pulls = Pulls(T)
-    asked = [pulls.ask(bytes([n]), peer(1), 0.0) for n in range(100)]
+    asked = [pulls.ask(bytes([n]), peer(n), 0.0) for n in range(100)]
     assert sum(asked) == 8
     pulls.done(b"\x00")
-    assert pulls.ask(b"new", peer(1), 0.0)
+    assert pulls.ask(b"new", peer(100), 0.0)
 
 
 def test_burst_of_joins_costs_one_plan_and_a_stream_is_not_put_off_for_ever() -> None:
@@ -129,3 +140,17 @@ def test_who_steps_down_forgets_its_calendar() -> None:
     desk.at_once(0.0)
     desk.clear()
     assert desk.take(100.0) is None
+
+
+def test_small_changes_of_a_large_swarm_gather_and_large_ones_do_not_wait() -> None:
+    desk = Desk(T)
+    desk.soon(0.0, members=1000)
+    assert desk.take(T.replan_calm_s - 1) is None
+    assert desk.take(T.replan_calm_s) == 1
+    desk.finish(1)
+    for step in range(21):
+        desk.soon(100.0 + step / 100, members=1000)
+    assert desk.take(100.5 + T.replan_s) == 2
+    desk.finish(2)
+    desk.soon(200.0, members=10)
+    assert desk.take(201.0 + T.replan_s) == 3

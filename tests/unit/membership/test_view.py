@@ -191,3 +191,11 @@ def test_what_is_worth_a_new_plan(change: dict[str, object], weighty: bool) -> N
     old = announcement()
     new = replace(old, **change)  # type: ignore[arg-type]
     assert weighty_change(old, new) is weighty
+
+
+def test_word_of_another_time_is_not_planned_with() -> None:
+    view = make()
+    for number, issued_s in ((1, 0.0), (2, -2000.0), (3, 55.0)):
+        learn(view, record(number, announcement(issued_s=issued_s)))
+    view.check(at(1.0), [])
+    assert [entry.peer for entry in view.plannable()] == [peer(1)], "or every plan were invalid"
