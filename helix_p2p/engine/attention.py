@@ -6,7 +6,8 @@ when they are given (a) explicit positions, (b) a `Cache` whose `update` puts ea
 its session keeps them, and (c) an attention function, registered under a name of our own, that
 attends row by row; without a mask function of that name transformers makes no masks. The idea is
 vLLM's transformers backend. Always: a row sees its session's positions up to its own and nothing
-else. Architectures without that seam (bloom, falcon) run row by row with stock attention on the
+else. Caches in blocks (kv_paged.py) are attended to all rows at once, padded. Architectures without
+that seam (bloom, falcon) run row by row with stock attention on the
 views that `update` returns.
 """
 
@@ -21,6 +22,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from helix_p2p.engine.kv import SessionKv
+from helix_p2p.engine.padded import PaddedRows
 
 _numbers = itertools.count()
 
@@ -39,6 +41,7 @@ class PackedAttention(Cache):
 
     Attributes:
         name: What transformers calls the attention function; unique in the process.
+        highest: No position of the step is higher; known without asking the device.
     """
 
     def __init__(self, *, stock: str | None = None, latent: bool = False) -> None:
@@ -53,7 +56,9 @@ class PackedAttention(Cache):
         self._latent = latent
         self.name = stock or f"helix_packed_{next(_numbers)}"
         self._rows: Sequence[Row] = ()
+        self._padded: PaddedRows | None = None
         self._layer = 0
+        self.highest = 0
         if self.packed:
             me = weakref.ref(self)
 
@@ -69,10 +74,23 @@ class PackedAttention(Cache):
         """Set the rows of the step that follows."""
         assert self.packed or len(rows) == 1
         self._rows = rows
+        self.highest = max(row.position + row.tokens for row in rows) - 1
+
+    def begin_padded(self, padded: PaddedRows, highest: int) -> None:
+        """Set the rows of a step over a paged cache.
+
+        Args:
+            padded: The rows.
+            highest: At least their highest position.
+        """
+        assert self.packed
+        self._padded = padded
+        self.highest = highest
 
     def end(self) -> None:
         """Forget the rows, and with them the sessions' memory."""
         self._rows = ()
+        self._padded = None
 
     # ── what transformers calls ────────────────────────────────────────────────────────────────
 
@@ -91,6 +109,12 @@ class PackedAttention(Cache):
             rows' whole caches one after another, `[1, heads, sum of T, dim]`.
         """
         self._layer = layer_idx
+        if self._padded is not None:
+            self._padded.write(layer_idx, key_states, value_states)
+            if not self._latent:
+                return key_states, value_states
+            one_row = (t.transpose(0, 1).flatten(1, 2)[None] for t in self._padded.read(layer_idx))
+            return next(one_row), next(one_row)
         for kv, position, count, offset in self._rows:
             kv.keys[layer_idx].narrow(2, position, count).copy_(key_states.narrow(2, offset, count))
             kv.values[layer_idx].narrow(2, position, count).copy_(
@@ -141,6 +165,26 @@ class PackedAttention(Cache):
         scale = dim**-0.5 if scaling is None else scaling
         sinks = None if s_aux is None else s_aux.view(1, kv_heads, groups, 1, 1)
         plainly = softcap is not None or sinks is not None
+        if self._padded is not None:
+            if self._latent:
+                each = (self._padded.batch, -1)
+                keys, values = (
+                    t.reshape(t.shape[1], *each, t.shape[3]).transpose(0, 1) for t in (key, value)
+                )
+            else:
+                keys, values = self._padded.read(self._layer)
+            query = self._padded.spread(query)
+            seen = self._padded.mask(sliding_window)
+            grouped = query.reshape(len(query), kv_heads, groups, -1, dim)
+            if plainly:
+                got = _attend_plainly(grouped, keys, values, seen[:, None], scale, softcap, sinks)
+            else:  # the query heads of a group take the place of positions: no key is repeated
+                seen = seen.expand(-1, groups, -1, -1).flatten(1, 2)[:, None]
+                got = F.scaled_dot_product_attention(
+                    grouped.flatten(2, 3), keys, values, attn_mask=seen, scale=scale
+                )
+            got = got.reshape(len(query), heads, -1, value_dim)
+            return self._padded.gather(got), None
         all_keys, all_values = key, value  # of a latent cache, one row's after another's
         expanded = 0
         outs = []

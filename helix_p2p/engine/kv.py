@@ -125,20 +125,15 @@ class KvPool:
                 f"{self.capacity_token_layers} free"
             )
         try:
-            storage = torch.empty(
-                wanted * self.geometry.elements_per_token,
-                dtype=self.geometry.dtype,
-                device=self.device,
-            )
+            opened = self._allocate(layers, tokens)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             self.capacity_token_layers = self._used
             raise Busy(f"the device refused {wanted} token-layers of KV cache") from error
-        opened = self._carve(storage, layers, tokens)
         if held is not None and held.layers == layers:
-            _copy(held, opened, held.length)
-        self.close(session)
+            self._copy(held, opened, held.length)
+        self._remove(session)
         self._sessions[session] = opened
         self._used += wanted
         return opened
@@ -152,13 +147,13 @@ class KvPool:
         held, opened = self._sessions.get(source), self._sessions[target]
         if held is None or held.layers != opened.layers or held.length < positions:
             raise Busy("the cache that was to be reused is gone")
-        _copy(held, opened, positions)
+        self._copy(held, opened, positions)
 
     def close(self, session: SessionId) -> None:
         """Free a session's cache; unknown sessions are ignored."""
-        held = self._sessions.pop(session, None)
-        if held is not None:
-            self._used -= held.token_layers
+        self._remove(session)
+        if not self._sessions:
+            self._emptied()
 
     def close_outside(self, layers: frozenset[int]) -> None:
         """Free every session that runs a layer not in `layers`."""
@@ -166,8 +161,20 @@ class KvPool:
             if not layers.issuperset(held.layers):
                 self.close(session)
 
-    def _carve(self, storage: torch.Tensor, layers: LayerRange, tokens: int) -> SessionKv:
+    def _remove(self, session: SessionId) -> SessionKv | None:
+        held = self._sessions.pop(session, None)
+        if held is not None:
+            self._used -= held.token_layers
+        return held
+
+    def _emptied(self) -> None:
+        """The last session is gone."""
+
+    def _allocate(self, layers: LayerRange, tokens: int) -> SessionKv:
         shape = self.geometry
+        storage = torch.empty(
+            tokens * len(layers) * shape.elements_per_token, dtype=shape.dtype, device=self.device
+        )
         key_size = shape.heads * tokens * shape.key_dim
         layer_size = tokens * shape.elements_per_token
         keys, values = {}, {}
@@ -178,9 +185,8 @@ class KvPool:
             values[layer] = storage[middle:end].view(1, shape.heads, tokens, shape.value_dim)
         return SessionKv(layers, tokens, 0, keys, values)
 
-
-def _copy(source: SessionKv, target: SessionKv, positions: int) -> None:
-    for layer in source.layers:
-        target.keys[layer][:, :, :positions] = source.keys[layer][:, :, :positions]
-        target.values[layer][:, :, :positions] = source.values[layer][:, :, :positions]
-    target.length = positions
+    def _copy(self, source: SessionKv, target: SessionKv, positions: int) -> None:
+        for layer in source.layers:
+            target.keys[layer][:, :, :positions] = source.keys[layer][:, :, :positions]
+            target.values[layer][:, :, :positions] = source.values[layer][:, :, :positions]
+        target.length = positions

@@ -101,12 +101,15 @@ class MergedSpan:
     Args:
         inner: The inner model.
         layers: In order.
+
+    Attributes:
+        table: The rotations of all positions so far.
     """
 
     def __init__(self, inner: Any, layers: list[MergedLayer]) -> None:
         self._inner = inner
         self._layers = layers
-        self._table = Rotation(torch.empty(0), torch.empty(0))
+        self.table = Rotation(torch.empty(0), torch.empty(0))
 
     def run(
         self,
@@ -118,14 +121,13 @@ class MergedSpan:
         """See `slices.Span.run`."""
         states: torch.Tensor = self._inner.embed_tokens(tokens) if hidden is None else hidden
         states = states[0]
-        rotation = self._rotation(positions[0], states)
+        rotation = self._rotation(positions[0], states, cache.highest)
         for layer in self._layers:
             states = layer(states, rotation, cache)
         return states[None]
 
-    def _rotation(self, positions: torch.Tensor, like: torch.Tensor) -> Rotation:
-        highest = int(positions.max())
-        if highest >= len(self._table.cos) or self._table.cos.device != like.device:
+    def _rotation(self, positions: torch.Tensor, like: torch.Tensor, highest: int) -> Rotation:
+        if highest >= len(self.table.cos) or self.table.cos.device != like.device:
             count = FIRST_POSITIONS
             while count <= highest:
                 count *= 2
@@ -133,9 +135,9 @@ class MergedSpan:
             cos, sin = self._inner.rotary_emb(like, every)
             half = sin.shape[-1] // 2
             signed = torch.cat((-sin[0, :, :half], sin[0, :, half:]), -1)
-            self._table = Rotation(cos[0, :, None], signed[:, None])
+            self.table = Rotation(cos[0, :, None], signed[:, None])
         return Rotation(
-            self._table.cos.index_select(0, positions), self._table.sin.index_select(0, positions)
+            self.table.cos.index_select(0, positions), self.table.sin.index_select(0, positions)
         )
 
 

@@ -292,6 +292,8 @@ def _place(manifest: Manifest, config: EngineConfig, device_name: str, cache: Pa
         config.device,
         config.dtype,
         config.quantisation,
+        config.rows,
+        config.graphs,
         torch.get_num_threads(),
         str(torch.__version__),
         _METHOD,

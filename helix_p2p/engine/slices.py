@@ -303,6 +303,10 @@ class Span:
         result: torch.Tensor = out.last_hidden_state
         return result
 
+    def constants(self) -> object:
+        """What the last pass read beside weights and arguments; a recording must keep it alive."""
+        return None if self._merged is None else self._merged.table
+
 
 class Head:
     """Final norm and head through the model's own outer forward, with its scales and caps."""

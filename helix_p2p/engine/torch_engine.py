@@ -21,12 +21,12 @@ from helix_p2p.engine.architecture import Absent, read_architecture
 from helix_p2p.engine.attention import Row
 from helix_p2p.engine.checkpoint import check_layers, open_checkpoint
 from helix_p2p.engine.contract import PreparedLayers, StepResult, StepRow
+from helix_p2p.engine.graphs import recorder_for
 from helix_p2p.engine.hashes import WeightGuard
-from helix_p2p.engine.kv import KvPool
 from helix_p2p.engine.memory import is_out_of_memory, release_cached
 from helix_p2p.engine.packed_linear import PackedLinear
 from helix_p2p.engine.quantised import Quantisation
-from helix_p2p.engine.runner import Runner
+from helix_p2p.engine.runner import Rows, Runner
 from helix_p2p.engine.sampling import sample
 from helix_p2p.engine.slices import Head, LoadedSlice, Span, load_slice, weight_bytes
 from helix_p2p.engine.spec import kv_geometry, spec_of
@@ -54,12 +54,16 @@ class EngineConfig:
         device: As torch names it: `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `f32`, `bf16` or `f16`; of weights, KV cache and activations.
         quantisation: How the layers' matrices are held instead.
+        rows: How a step's rows are attended to.
+        graphs: Record decode steps and replay them, where the device can.
     """
 
     memory_bytes: int
     device: str = "cpu"
     dtype: str = "f32"
     quantisation: Quantisation = Quantisation.NONE
+    rows: Rows = Rows.AUTO
+    graphs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +110,14 @@ class TorchEngine:
             self._checkpoint, self._architecture.layers, self._architecture.layer_count, ignored
         )
         self._spec = spec_of(manifest, self._architecture, whole, self._dtype, config.quantisation)
-        self._runner = Runner(self._architecture, self._device)
-        self._pool = KvPool(kv_geometry(self._architecture, whole, self._dtype), self._device)
+        self._runner = Runner(
+            self._architecture,
+            kv_geometry(self._architecture, whole, self._dtype),
+            self._device,
+            config.rows,
+            recorder_for(self._device) if config.graphs else None,
+        )
+        self._pool = self._runner.pool
         self._layers: dict[int, nn.Module] = {}
         self._shell: nn.Module | None = None
         self._start = self._end = False
@@ -241,6 +251,7 @@ class TorchEngine:
     def _layers_changed(self) -> None:
         self._held_back_bytes = 0
         self._spans.clear()
+        self._runner.forget()
         self._head = None
         if self._shell is not None and self._end:
             self._head = Head(self._architecture, self._shell)

@@ -17,6 +17,7 @@ from torch import nn
 
 from helix_p2p.engine.architecture import Architecture, read_architecture
 from helix_p2p.engine.attention import Row
+from helix_p2p.engine.graphs import recorder_for
 from helix_p2p.engine.kv import KvPool, SessionKv
 from helix_p2p.engine.merged_layer import merged
 from helix_p2p.engine.packed_linear import pack
@@ -62,8 +63,10 @@ class TrialLayers:
     ) -> "TrialLayers":
         """The last layers of a model on the meta device; it is used up."""
         dtype, device = DTYPES[config.dtype], torch.device(config.device)
-        pool = KvPool(kv_geometry(architecture, model, dtype), device)
-        runner = Runner(architecture, device)
+        geometry = kv_geometry(architecture, model, dtype)
+        recorder = recorder_for(device) if config.graphs else None
+        runner = Runner(architecture, geometry, device, config.rows, recorder)
+        pool = runner.pool
         inner = model.get_submodule(architecture.decoder)
         whole: Any = getattr(inner, architecture.layers)
         layer = weight_bytes([whole[-1].to(dtype)])

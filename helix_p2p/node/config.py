@@ -64,6 +64,7 @@ class PeerConfig:
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `auto`, `float32`, `bfloat16`, `float16`.
         quantisation: `none`, `int8`, `nf4`: how the layers' matrices are held.
+        graphs: Record decode steps and replay them, where the device can.
         memory_bytes: For weights and KV cache; None takes what the device has free.
         uplink_bytes_per_s: A limit that the person set; None measures.
         public_name: For dashboards.
@@ -80,6 +81,7 @@ class PeerConfig:
     device: str = "auto"
     dtype: str = "auto"
     quantisation: str = "none"
+    graphs: bool = False
     memory_bytes: int | None = None
     uplink_bytes_per_s: float | None = None
     public_name: str = ""

@@ -105,7 +105,9 @@ def choose_device(config: PeerConfig) -> tuple[Hardware, EngineConfig]:
         )
     quantisation = Quantisation(config.quantisation)
     check_computable(hardware.device, DTYPES[dtype], quantisation)
-    return hardware, EngineConfig(budget, hardware.device, dtype, quantisation)
+    return hardware, EngineConfig(
+        budget, hardware.device, dtype, quantisation, graphs=config.graphs
+    )
 
 
 def held_in(config: EngineConfig) -> str:
