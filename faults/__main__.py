@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import contextlib
 import datetime
+import signal
 import sys
 import tempfile
 import time
@@ -100,6 +101,9 @@ def main() -> int:
         for row in ROWS:
             print(f"{row.name:12} {row.minutes:4g} min  {row.fault}")  # noqa: T201
         return 0
+    # in the background of a script SIGINT is ignored, and every peer would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return 0 if asyncio.run(run(chosen(options.rows), options)) else 1
     except KeyboardInterrupt:

@@ -141,13 +141,18 @@ async def churn(setting: Setting) -> Measured:
             await asyncio.sleep(CHURN_EVERY_S)
         await load.some_more(CLIENTS, 180)
         folder = lab.folder
-    left = [str(p.name) for p in folder.rglob("*.sock")] + [p.name for p in folder.rglob(".*.new")]
+    left = [
+        str(path.relative_to(folder))
+        for pattern in ("*.sock", ".*.new")
+        for path in folder.rglob(pattern)
+        if path.relative_to(folder).parts[0] not in away  # who is killed cannot tidy up
+    ]
     grown = _descriptors() - before
     share = 1 - sum(load.failed.values()) / len(load.done)
     said = (
         f"{lasts_s / 60:.0f} min, {kills} kills and {joins} joins among 6 peers, {CLIENTS} "
         f"clients: {load.words()}, {share:.2%}; left behind: no process, {grown} descriptors of "
-        f"the harness, {len(left)} files"
+        f"the harness, files: {', '.join(left) or 'none'}"
     )
     kept = share >= 0.99 and load.wrong == 0 and not left and grown <= 0
     return Measured(

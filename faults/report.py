@@ -43,6 +43,7 @@ def remember(kept: Kept, row: Row, measured: Measured, *, quick: bool, on: str, 
         "commit": _commit(root),
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, "
         f"Python {platform.python_version()}",
+        "load": round(os.getloadavg()[1], 1),
     }
 
 
@@ -73,7 +74,8 @@ def _page(kept: Kept, rows: Sequence[Row]) -> str:
         cells = (f"**{row.name}**: {row.fault}", row.required, measured, row.how, verdict)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     runs = [
-        f"- {name}: {got['on']}, at {got['commit']}, {got['machine']}" for name, got in kept.items()
+        f"- {name}: {got['on']}, at {got['commit']}, {got['machine']}, {_load(got)}"
+        for name, got in kept.items()
     ]
     lines += ["", "## When and where", "", *runs] if runs else []
     lines += ["", "## Threats", "", "Each is a test; `./scripts/test` runs them all.", ""]
@@ -87,6 +89,11 @@ def _page(kept: Kept, rows: Sequence[Row]) -> str:
 def _said(got: dict[str, Any]) -> str:
     said = str(got["said"])
     return f"{said} (quick run)" if got["quick"] else said
+
+
+def _load(got: dict[str, Any]) -> str:
+    load = got.get("load")
+    return "load not noted" if load is None else f"load average {load}"
 
 
 def _commit(root: Path) -> str:

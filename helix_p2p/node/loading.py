@@ -94,7 +94,7 @@ class LayerLoader:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            if await self._changes_before(self._due_s):
+            if await self._changes_until_due():
                 continue
             target = self._target
             try:
@@ -164,6 +164,15 @@ class LayerLoader:
             if asyncio.get_running_loop().time() > deadline:
                 return
             await asyncio.sleep(POLL_S)
+
+    async def _changes_until_due(self) -> bool:
+        """Wait until the target is due, which may be put off meanwhile, or for another one."""
+        while True:
+            due_s = self._due_s
+            if await self._changes_before(due_s):
+                return True
+            if self._due_s <= due_s:
+                return False
 
     async def _changes_before(self, at_s: float) -> bool:
         """Wait until then, or for another target; whether there is one."""

@@ -58,9 +58,10 @@ from helix_p2p.wire.registry import Message
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
-LEFT_OUT_S = 12.0
-"""A plan whose planner did not know this peer comes from the other side of a partition; the next
-one, for both sides together, follows in 4 to 8 s, and until then this peer serves what it has."""
+LEFT_OUT_S = 30.0
+"""A plan whose planner did not know this peer comes from the other side of a partition. After the
+merge one plan for both sides took 20 s (six peers, one of them cut off alone for 15 s); until then
+this peer serves what it has."""
 MEASURE_FIRST_S = 2.0
 MEASURE_S = 120.0
 

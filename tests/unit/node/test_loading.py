@@ -116,7 +116,9 @@ async def test_plan_of_a_planner_that_did_not_know_this_peer_is_followed_late_or
     following.loader.want(OLD)  # the next plan knows it again
     await asyncio.sleep(0.05)
     assert following.said[-1].serving == OLD
-    following.loader.want(None, after_s=0.2)
-    await asyncio.sleep(0.05)
+    following.loader.want(None, after_s=0.05)
+    await asyncio.sleep(0.02)
+    following.loader.want(None, after_s=0.3)  # one more such plan puts it off
+    await asyncio.sleep(0.15)
     assert following.said[-1].serving == OLD
     await following.until_serving(None)
