@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,6 +40,7 @@ GENERATION_OPTIONS = (
     "seed",
     "stop",
     "ignore_eos",
+    "trace",
     "timeout_s",
 )
 
@@ -78,6 +80,9 @@ def _options(command: C) -> C:
             ),
             click.option(
                 "--ignore-eos", is_flag=True, help="Go on to --max-tokens, for benchmarks."
+            ),
+            click.option(
+                "--trace", is_flag=True, help="Say at the end where each token's time went."
             ),
             click.option(
                 "--timeout",
@@ -144,6 +149,7 @@ class _Talk:
         self._swarm = swarm
         self._as_json: bool = options["as_json"]
         given = {name: options[name] for name in GENERATION_OPTIONS}
+        self._trace: bool = options["trace"]
         self.generation: dict[str, Any] = {k: v for k, v in given.items() if v not in (None, ())}
 
     def show(self, stream: "SyncTextStream") -> "Completion":
@@ -163,6 +169,8 @@ class _Talk:
         else:
             click.echo()
             click.secho(_figures(completion), dim=True, err=True)
+        if self._trace:
+            _show_trace(stream, as_json=self._as_json)
         return completion
 
     def converse(self, messages: list[Message]) -> None:
@@ -279,6 +287,18 @@ def _as_data(completion: "Completion") -> dict[str, Any]:
             for peer, layers in completion.pipeline
         ],
     }
+
+
+def _show_trace(stream: "SyncTextStream", *, as_json: bool) -> None:
+    from helix_p2p.client.tracing import lines, summarise
+
+    summary = summarise(stream.traces)
+    if as_json:
+        _print_json({"event": "trace", "summary": summary and asdict(summary)})
+    elif summary is None:
+        click.secho("too few tokens for a trace", dim=True, err=True)
+    else:
+        click.secho("\n".join(lines(summary)), dim=True, err=True)
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ class Options(TypedDict, total=False):
         seed: Repeats a random answer; drawn when absent.
         stop: The text ends before the first of these strings.
         ignore_eos: Go on to max_tokens whatever comes (benchmarks).
+        trace: Say where each token's time went; see `TextStream.traces`.
         first_token_timeout_s: From the call to the first token.
         between_tokens_timeout_s: From one token to the next, failures of peers included.
         timeout_s: For the whole answer.
@@ -42,6 +43,7 @@ class Options(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str]
     ignore_eos: bool
+    trace: bool
     first_token_timeout_s: float | None
     between_tokens_timeout_s: float | None
     timeout_s: float | None
@@ -69,6 +71,7 @@ class Wanted:
     sampling: Sampling
     stop: tuple[str, ...]
     ignore_eos: bool
+    trace: bool
     limits: Limits
 
 
@@ -109,7 +112,8 @@ def read_options(options: Mapping[str, Any], random: Random) -> Wanted:
         between_tokens_s=_seconds("between_tokens_timeout_s", options),
         total_s=_seconds("timeout_s", options),
     )
-    return Wanted(max_tokens, sampling, stops, bool(options.get("ignore_eos", False)), limits)
+    ignore_eos, trace = (bool(options.get(name, False)) for name in ("ignore_eos", "trace"))
+    return Wanted(max_tokens, sampling, stops, ignore_eos, trace, limits)
 
 
 def _number(name: str, value: object, low: float, high: float) -> float:

@@ -9,7 +9,7 @@ entry peer may pile up while the caller is busy is bounded.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -21,7 +21,13 @@ from helix_p2p.client.view import SwarmView
 from helix_p2p.errors import DeadlineExceeded, HelixError, NoRoute
 from helix_p2p.session.client import ClientSession
 from helix_p2p.session.client_values import Effect, Ended, Pipeline, RefreshView, Send, Tokens
-from helix_p2p.session.messages import Delivered, FinishReason, Generate, Refused
+from helix_p2p.session.messages import (
+    Delivered,
+    FinishReason,
+    Generate,
+    Refused,
+    TokenTrace,
+)
 from helix_p2p.types import PeerId, SessionId
 
 INBOX_SPARE = 256
@@ -99,6 +105,7 @@ class TextStream:
         self._times_s: list[float] = []  # of the first and the latest token
         self._first_count = 0
         self._given: list[str] = []
+        self._traces: list[tuple[float, TokenTrace]] = []
         self._completion: Completion | None = None
         self._pieces = self._run()
 
@@ -122,6 +129,11 @@ class TextStream:
     def pipeline(self) -> Pipeline:
         """Peers that made the latest tokens, with their layers; empty before the first."""
         return self._session.pipeline
+
+    @property
+    def traces(self) -> Sequence[tuple[float, TokenTrace]]:
+        """If asked for: when each decoded token came (loop time, s), and where its time went."""
+        return self._traces
 
     @property
     def session(self) -> ClientSession:
@@ -229,6 +241,8 @@ class TextStream:
             case _Heard(peer=peer, said=HelixError() as error):
                 effects += session.on_lost(peer, error, at_s)
             case _Heard(peer=peer, said=Delivered() | Refused() as said):
+                if isinstance(said, Delivered) and said.trace is not None:
+                    self._traces.append((at_s, said.trace))
                 effects += session.on_message(peer, said, at_s)
             case _ViewChanged():
                 effects += session.on_view(at_s)

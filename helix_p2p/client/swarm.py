@@ -292,6 +292,7 @@ class Swarm:
             eos=text.eos,
             sampling=wanted.sampling,
             ignore_eos=wanted.ignore_eos,
+            trace=wanted.trace,
         )
         session = ClientSession(request, self._choice, self._random, wanted.limits)
         return TextStream(

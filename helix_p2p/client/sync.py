@@ -24,6 +24,7 @@ from helix_p2p.client.swarm import CONNECT_S, Swarm
 from helix_p2p.errors import Cancelled
 from helix_p2p.identity import Identity
 from helix_p2p.net.transport import Transport
+from helix_p2p.session.messages import TokenTrace
 
 T = TypeVar("T")
 
@@ -116,6 +117,11 @@ class SyncTextStream:
     def text(self) -> str:
         """All text so far."""
         return self._stream.text
+
+    @property
+    def traces(self) -> Sequence[tuple[float, TokenTrace]]:
+        """Where the tokens' time went, if asked for; see `TextStream.traces`."""
+        return self._stream.traces
 
     def collect(self) -> Completion:
         """Iterate to the end and give the whole answer; see `TextStream.collect`."""

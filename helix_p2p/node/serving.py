@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from random import SystemRandom
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from helix_p2p.engine.contract import Engine, StepResult
 from helix_p2p.errors import (
     Busy,
@@ -32,6 +34,7 @@ from helix_p2p.node import steps
 from helix_p2p.node.compute import ComputeThread
 from helix_p2p.node.config import ServingLimits
 from helix_p2p.node.steps import RowPayload
+from helix_p2p.node.tracing import MOST_TRACED, Tracer
 from helix_p2p.planning.plan import Placement
 from helix_p2p.routing.admission import KvLedger
 from helix_p2p.routing.route import Router
@@ -61,6 +64,8 @@ from helix_p2p.session.messages import (
     Refused,
     Sampled,
     StageFailed,
+    TokenTrace,
+    Trace,
     check_forward,
     check_sampled,
 )
@@ -167,6 +172,8 @@ class Serving:
         self._effects: deque[Effect[RowPayload]] = deque()
         self._carrying_out = False
         self._outputs = steps.Outputs()
+        self._tracer = Tracer()
+        self._traced: dict[tuple[ClientKey, SessionId], TokenTrace] = {}
         self._pressure = Backpressure()
         self.counters = ServingCounters()
         self.oldest_epoch = 0
@@ -267,6 +274,8 @@ class Serving:
         match message:
             case Forward():
                 check_forward(message)
+                if message.trace is not None:
+                    self._tracer.arrived(message.trace)
                 try:
                     rows = steps.rows_of(message, payload, self._engine.spec)
                 except PoisonedActivation as error:
@@ -275,6 +284,8 @@ class Serving:
                     self._do(self._stage.on_forward(sender, message, rows, now_s))
             case Sampled():
                 check_sampled(message)
+                if message.trace is not None:
+                    self._trace_returned(message.trace)
                 self._do(self._entry.on_sampled(sender, message, now_s))
             case Open():
                 self._open(sender, message, now_s)
@@ -317,7 +328,10 @@ class Serving:
     def _carry_out(self, effect: Effect[RowPayload]) -> None:
         match effect:
             case Send(to, message):
-                self._send(to, message)
+                if self._tracer.active and isinstance(message, Sampled):
+                    self._send(to, self._tracer.leaving(message))
+                else:
+                    self._send(to, message)
             case SendRows(to, message, rows):
                 self._send_rows(to, message, rows)
             case Deliver(to, message):
@@ -354,9 +368,23 @@ class Serving:
                 self._stage.on_congested(to)
 
     def _send_rows(self, to: PeerId, message: Forward, rows: Sequence[int]) -> None:
-        self._send(to, *self._outputs.frame(message, rows))
+        message, payload = self._outputs.frame(message, rows)
+        if self._tracer.active:
+            self._send(to, self._tracer.leaving(message), payload)
+        else:
+            self._send(to, message, payload)
+
+    def _trace_returned(self, trace: Trace) -> None:
+        found, asked = self._tracer.returned(trace), self._entry.asked_by(trace.session)
+        if found is not None and asked is not None:
+            if len(self._traced) >= MOST_TRACED:  # of tokens that came too late
+                self._traced.clear()
+            self._traced[asked] = found
 
     def _deliver(self, to: ClientKey, message: Delivered | Refused) -> None:
+        if self._traced and isinstance(message, Delivered):
+            trace = self._traced.pop((to, message.session), None)
+            message = message if trace is None else replace(message, trace=trace)
         stream = self._clients.get(to)
         if stream is not None:
             stream.send(message)
@@ -370,13 +398,17 @@ class Serving:
             lambda error: self._step_failed(step, error),
         )
 
-    def _step(self, step: RunStep[RowPayload]) -> tuple[StepResult, float]:
-        """On the engine's thread: what came out, and how long it took."""
+    def _step(self, step: RunStep[RowPayload]) -> tuple[StepResult, float, float]:
+        """On the engine's thread: what came out, when it began, how long it took."""
         start_s = time.perf_counter()
         result = steps.run(self._engine, step)
-        return result, time.perf_counter() - start_s
+        return result, start_s, time.perf_counter() - start_s
 
-    def _step_done(self, step: RunStep[RowPayload], result: StepResult, took_s: float) -> None:
+    def _step_done(
+        self, step: RunStep[RowPayload], result: StepResult, start_s: float, took_s: float
+    ) -> None:
+        if self._tracer.active:
+            self._tracer.ran(step, start_s, took_s)
         self.counters.steps += 1
         self.counters.busy_s += took_s
         if step.phase is Phase.DECODE:

@@ -333,6 +333,7 @@ class ClientSession:
             avoid=tuple(sorted(self._choice.masked(now_s) - {peer})[:16]),
             ignore_eos=request.ignore_eos,
             budget_s=self._left_s(now_s),
+            trace=request.trace,
         )
         return [Send(peer, message)]
 

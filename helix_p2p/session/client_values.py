@@ -23,6 +23,7 @@ class GenerationRequest:
         sampling: How tokens are chosen.
         ignore_eos: Go on to max_new_tokens whatever comes.
         vocab_size: Delivered ids must be below it.
+        trace: Say with each token where its time went.
     """
 
     prompt: tuple[int, ...]
@@ -31,6 +32,7 @@ class GenerationRequest:
     eos: tuple[int, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
     ignore_eos: bool = False
+    trace: bool = False
 
 
 @dataclass(frozen=True, slots=True)

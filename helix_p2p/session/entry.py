@@ -123,6 +123,11 @@ class EntryMachine:
         """Whether a generation of this client's stream runs or waits."""
         return any(g.client == client for g in self._line.all.values())
 
+    def asked_by(self, name: SessionId) -> tuple[ClientKey, SessionId] | None:
+        """Whose generation the stages call `name`, and what its client calls it."""
+        generation = self._by_name.get(name)
+        return None if generation is None else (generation.client, generation.request.session)
+
     def neighbours(self) -> frozenset[PeerId]:
         """Peers that running pipelines use."""
         return frozenset(p for g in self._line.all.values() for p in g.peers)

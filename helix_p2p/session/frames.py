@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from helix_p2p.session.effects import Send
 from helix_p2p.session.generation import Generation
-from helix_p2p.session.messages import Close, Forward, LastStage, Open, Phase
+from helix_p2p.session.messages import Close, Forward, LastStage, Open, Phase, Trace
 from helix_p2p.session.prefixes import PREFIX_BLOCK_TOKENS, upstream_of
 from helix_p2p.types import PeerId
 
@@ -83,7 +83,8 @@ def prefill(generation: Generation, me: PeerId, chunk_tokens: int) -> list[Send]
 
 
 def decode(generations: Sequence[Generation], me: PeerId) -> Send:
-    """One frame with the latest token of each."""
+    """One frame with the latest token of each; the first client that asked gets a trace."""
+    traced = next((g.name for g in generations if g.request.trace), None)
     return Send(
         me,
         Forward(
@@ -94,6 +95,7 @@ def decode(generations: Sequence[Generation], me: PeerId) -> Send:
             (1,) * len(generations),
             (True,) * len(generations),
             tuple([g.tokens[-1] for g in generations]),
+            trace=None if traced is None else Trace(traced),
         ),
     )
 

@@ -90,6 +90,7 @@ class Generate:
         ignore_eos: Go on to max_new_tokens whatever comes (benchmarks).
         budget_s: The client gives up after so long, and nobody needs to work beyond it; None when
             it waits as long as it takes.
+        trace: Say with each token where its time went.
     """
 
     session: SessionId
@@ -101,6 +102,7 @@ class Generate:
     avoid: Annotated[tuple[PeerId, ...], at_most(64)] = ()
     ignore_eos: bool = False
     budget_s: float | None = None
+    trace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,41 @@ class Cancel:
     """The client wants no more."""
 
     session: SessionId
+
+
+class StageSpan(Struct, frozen=True, gc=False, array_like=True):
+    """What one stage measured of one token.
+
+    Attributes:
+        queue_s: From the frame's arrival to the step's begin.
+        compute_s: In the engine.
+        hand_s: From the step's end to the next frame, ready to be written.
+    """
+
+    queue_s: float
+    compute_s: float
+    hand_s: float
+
+
+class Trace(Struct, frozen=True, gc=False, array_like=True):
+    """A traced token on its way; of a frame's sessions one, with the stages behind it."""
+
+    session: SessionId
+    spans: Annotated[tuple[StageSpan, ...], at_most(MOST_LAYERS)] = ()
+
+
+class TokenTrace(Struct, frozen=True, gc=False):
+    """Where one token's time went.
+
+    Attributes:
+        spans: Of each stage, first to last.
+        wire_s: Between the stages and back, all hops together: network and framing.
+        entry_s: At the entry peer, from the token before to this one's frame; None at first.
+    """
+
+    spans: Annotated[tuple[StageSpan, ...], at_most(MOST_LAYERS)]
+    wire_s: float
+    entry_s: float | None = None
 
 
 class Delivered(Struct, frozen=True, gc=False):
@@ -118,6 +155,7 @@ class Delivered(Struct, frozen=True, gc=False):
         tokens: Token ids.
         finished: Set with the last ones.
         pipeline: Peers of the pipeline, sent with the first tokens and after each repair.
+        trace: Where the token's time went, if the client asked.
     """
 
     session: SessionId
@@ -125,6 +163,7 @@ class Delivered(Struct, frozen=True, gc=False):
     tokens: Tokens
     finished: FinishReason | None = None
     pipeline: Annotated[tuple[tuple[PeerId, LayerRange], ...], at_most(MOST_LAYERS)] = ()
+    trace: TokenTrace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +263,7 @@ class Forward(Struct, frozen=True, gc=False):
         sample: Whether the last stage is to sample after the row's last position.
         tokens: Ids, only towards the first stage, sum(counts) of them.
         dtype: `f32`, `bf16`, `f16`; empty when there is no payload.
+        trace: Of one of the sessions, if its client asked.
     """
 
     phase: Phase
@@ -234,6 +274,7 @@ class Forward(Struct, frozen=True, gc=False):
     sample: Annotated[tuple[bool, ...], at_most(MOST_ROWS)]
     tokens: Tokens = ()
     dtype: str = ""
+    trace: Trace | None = None
 
 
 class Sampled(Struct, frozen=True, gc=False):
@@ -246,6 +287,7 @@ class Sampled(Struct, frozen=True, gc=False):
     attempts: Column
     positions: Column
     tokens: Column
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)
