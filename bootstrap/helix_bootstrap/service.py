@@ -27,6 +27,7 @@ def serve(config: BootstrapConfig, *, as_json: bool) -> None:
     """
     check_port_is_free(config.network.host, config.network.port)
     printer = EventPrinter(as_json=as_json)
+    printer.show(NodeEvent("starting", "reading the model and opening the way in"))
 
     async def service(stop: StopRequest) -> None:
         async with (
