@@ -118,7 +118,7 @@ def _summary(status: NodeStatus) -> Table:
     rows.add_row(
         "swarm",
         f"{cell(status.swarm)} ({'invite-only' if status.trusted else 'open, untrusted'}), "
-        f"{_count(status)} peers",
+        f"{_count(status)} {'peer' if _count(status) == 1 else 'peers'}",
     )
     rows.add_row(
         "model", f"{cell(status.model)}, {status.layers} layers {cell(status.dtype)}".rstrip()

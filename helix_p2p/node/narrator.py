@@ -79,17 +79,17 @@ def _narrate(effect: fx.Effect, me: PeerId) -> NodeEvent | None:
 
 def _adopted(signed: SignedPlan, me: PeerId) -> NodeEvent:
     plan, placement = signed.plan, signed.plan.placement
-    mine = placement.range_of(me)
+    mine, count = placement.range_of(me), len(placement.assignments)
     text = (
         f"plan {plan.epoch}: {placement.value_mtokens_per_s / 1000:.1f} tokens/s for many "
-        f"requests at once, over {len(placement.assignments)} peers, gap {placement.gap:.1%}"
+        f"requests at once, over {count} {'peer' if count == 1 else 'peers'}, gap {placement.gap:.1%}"
     )
     data = {
         "epoch": plan.epoch,
         "hash": signed.hash.hex(),
         "planner": plan.planner,
         "layers": [mine.start, mine.end] if mine else None,
-        "peers": len(placement.assignments),
+        "peers": count,
         "tokens_per_s": placement.value_mtokens_per_s / 1000,
         "gap": placement.gap,
     }
