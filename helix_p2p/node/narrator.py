@@ -82,7 +82,8 @@ def _adopted(signed: SignedPlan, me: PeerId) -> NodeEvent:
     mine, count = placement.range_of(me), len(placement.assignments)
     text = (
         f"plan {plan.epoch}: {placement.value_mtokens_per_s / 1000:.1f} tokens/s for many "
-        f"requests at once, over {count} {'peer' if count == 1 else 'peers'}, gap {placement.gap:.1%}"
+        f"requests at once, over {count} {'peer' if count == 1 else 'peers'}, "
+        f"gap {placement.gap:.1%}"
     )
     data = {
         "epoch": plan.epoch,
