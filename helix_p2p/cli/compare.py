@@ -25,6 +25,8 @@ def compare(scenario: Path, out: Path, jobs: int, dask_address: str | None, nati
     from rich.console import Console
 
     from helix_p2p.cli.simulation import run_side_by_side, show
+    from helix_p2p.errors import SolverError, SwarmTooSmall
+    from helix_p2p.sim.helix.setup import HelixSetup
     from helix_p2p.sim.report import report_html, results_csv, results_json
     from helix_p2p.sim.runs import jobs_of
     from helix_p2p.sim.scenario import read_scenario, setup_of
@@ -32,19 +34,30 @@ def compare(scenario: Path, out: Path, jobs: int, dask_address: str | None, nati
     read = read_scenario(scenario)
     out.mkdir(parents=True, exist_ok=True)
     messages = Console(stderr=True)
-    setups = {}
+    setups: dict[str, HelixSetup] = {}
+    without: dict[str, SwarmTooSmall | SolverError] = {}
     for name in read.placements:
         messages.print(f"planning: {name}", highlight=False)
-        setups[name] = setup_of(read.cluster, name)
+        try:
+            setups[name] = setup_of(read.cluster, name)
+        except (
+            SwarmTooSmall,
+            SolverError,
+        ) as error:  # a baseline's rule may find nothing where others do
+            without[name] = error
+            messages.print(f"left out: {name}: {error.message}", highlight=False)
+    if not setups:
+        raise next(iter(without.values()))
+    reasons = {name: error.message for name, error in without.items()}
     results = run_side_by_side(
         read,
         setups,
-        jobs_of(read, with_native=native),
+        [job for job in jobs_of(read, with_native=native) if job.placement in setups],
         messages,
         processes=jobs,
         dask_address=dask_address,
     )
-    (out / "report.html").write_text(report_html(read.name, results), encoding="utf-8")
+    (out / "report.html").write_text(report_html(read.name, results, reasons), encoding="utf-8")
     (out / "runs.json").write_text(results_json(read.name, results), encoding="utf-8")
     (out / "runs.csv").write_text(results_csv(results), encoding="utf-8")
     show(results, Console(file=sys.stdout))

@@ -7,7 +7,7 @@ with it; each run's trace hash stands in the table, so that anyone can check a r
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from helix_p2p.sim.charts import STYLE, Bar, Curve, bars, curves, placement_map, scatter
@@ -40,15 +40,18 @@ code {{ font-size: 11px; color: #667085; }} .wide {{ overflow-x: auto; }}
 """
 
 
-def report_html(title: str, results: Sequence[RunResult]) -> str:
+def report_html(
+    title: str, results: Sequence[RunResult], left_out: Mapping[str, str] | None = None
+) -> str:
     """The report.
 
     Args:
         title: Of the page.
         results: Of all runs.
+        left_out: Placements that could not be made, and why.
     """
     settings = list(dict.fromkeys(r.setting for r in results))
-    parts = [_placements(results)]
+    parts = [_summary(results), _left_out(left_out or {}), _placements(results)]
     for setting in settings:
         chosen = [r for r in results if r.setting == setting]
         parts.append(f"<h2>{escape(setting)}</h2>")
@@ -86,6 +89,34 @@ def results_csv(results: Iterable[RunResult]) -> str:
 
 def _row(charts: Iterable[str]) -> str:
     return f'<div class="row">{"".join(charts)}</div>'
+
+
+def _summary(results: Sequence[RunResult]) -> str:
+    """One line per setting: what serves most, and how much more than the next placement."""
+    lines = []
+    for setting in dict.fromkeys(r.setting for r in results):
+        found: dict[tuple[str, str], list[float]] = {}
+        for r in results:
+            if r.setting == setting:
+                found.setdefault((r.placement, r.served_by), []).append(r.decode_tokens_per_s)
+        order = sorted(found, key=lambda key: -mean(found[key]))
+        best = order[0]
+        said = f"{best[0]} under {best[1]}: {mean(found[best]):.1f} tokens/s"
+        others = [key for key in order if key[0] != best[0]]
+        if others and mean(found[others[0]]) > 0:
+            ratio = mean(found[best]) / mean(found[others[0]])
+            said += f", {ratio:.2f} times the best of another placement ({others[0][0]})"
+        lines.append(f"<li><b>{escape(setting)}</b>: {escape(said)}</li>")
+    seeds = len({r.seed for r in results})
+    about = f"{len(results)} runs, {seeds} {'seed' if seeds == 1 else 'seeds'} each."
+    return f"<p>{about}</p><ul>{''.join(lines)}</ul>" if results else ""
+
+
+def _left_out(reasons: Mapping[str, str]) -> str:
+    if not reasons:
+        return ""
+    said = "".join(f"<li>{escape(name)}: {escape(why)}</li>" for name, why in reasons.items())
+    return f"<p>Placements that could not be made:</p><ul>{said}</ul>"
 
 
 def _placements(results: Sequence[RunResult]) -> str:

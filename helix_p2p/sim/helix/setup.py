@@ -211,7 +211,8 @@ def legal_links(
     """Every way that the layers allow, those of the client side first.
 
     Between stages only ways that carry flow are taken where there is any flow at all, and besides
-    them those where one range ends exactly where the next begins.
+    them those where one range ends exactly where the next begins. No way leads to a stage that has
+    none onward (Petals' rule leaves such), where a scheduler that sees one hop would strand.
     """
     held = list(stages)
     last = max(stage.layers.end for stage in held)
@@ -224,6 +225,8 @@ def legal_links(
         for b in held
         if a.layers.end == b.layers.start or flows.get((a.peer, b.peer), 0.0) > 0
     ]
+    while dead := {target for _, target in ways} - {source for source, _ in ways} - {None}:
+        ways = [way for way in ways if way[1] not in dead]
     return ways
 
 

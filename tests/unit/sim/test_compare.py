@@ -12,9 +12,10 @@ from click.testing import CliRunner
 from helix_p2p.cli.main import cli
 from helix_p2p.errors import ConfigError
 from helix_p2p.sim import charts
+from helix_p2p.sim.helix.routes import Scheduler
 from helix_p2p.sim.report import report_html, results_csv
-from helix_p2p.sim.runs import jobs_of, run_all
-from helix_p2p.sim.scenario import parse_scenario, setup_of
+from helix_p2p.sim.runs import Job, jobs_of, run_all, run_job
+from helix_p2p.sim.scenario import ClusterChoice, Mode, Setting, parse_scenario, setup_of
 
 SMALL = """\
 name = "small & quick"
@@ -126,3 +127,39 @@ def test_bars_stand_on_one_scale():
     )
     assert high == pytest.approx(2 * low, rel=0.01)
     assert "4–6 over seeds" in drawn
+
+
+def test_no_way_leads_to_a_stage_that_leads_nowhere():
+    """Petals leaves [33, 37) on geo24 without a successor; one-hop schedulers stranded there."""
+    setup = setup_of(ClusterChoice("geo24", "70b", None), "petals")
+    onward = {link.source for link in setup.links}
+    assert all(link.target in onward for link in setup.links if link.target is not None)
+    setting = Setting("as in the paper", in_flight=40, equal_admission=False)
+    for scheduler in Scheduler:
+        job = Job("petals", scheduler, Mode.HELIX, setting, 0)
+        scenario = parse_scenario(SMALL.replace("published:petals", "petals"), "s", Path())
+        assert run_job(scenario, setup, job).decode_tokens_per_s > 0
+
+
+def test_a_placement_that_cannot_be_made_is_left_out_and_named(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL.replace('"published:petals"', '"separate"').replace("seeds = 2", ""))
+    done = CliRunner().invoke(cli, ["compare", str(path), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "separate: no type of GPU holds the model alone" in page
+    path.write_text(path.read_text().replace('"published:ilp", ', ""))
+    alone = CliRunner().invoke(cli, ["compare", str(path), "--out", str(tmp_path / "out")])
+    assert alone.exit_code != 0
+
+
+def test_a_dask_cluster_gives_the_same_as_this_process(scenario):
+    distributed = pytest.importorskip("dask.distributed")
+    setups = {name: setup_of(scenario.cluster, name) for name in scenario.placements}
+    jobs = jobs_of(scenario)[:3]
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as cluster:
+        there = list(run_all(scenario, setups, jobs, dask_address=cluster.scheduler_address))
+    here = list(run_all(scenario, setups, jobs))
+    assert [r.trace_hash for r in there] == [r.trace_hash for r in here]
