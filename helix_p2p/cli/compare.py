@@ -40,10 +40,8 @@ def compare(scenario: Path, out: Path, jobs: int, dask_address: str | None, nati
         messages.print(f"planning: {name}", highlight=False)
         try:
             setups[name] = setup_of(read.cluster, name)
-        except (
-            SwarmTooSmall,
-            SolverError,
-        ) as error:  # a baseline's rule may find nothing where others do
+        except (SwarmTooSmall, SolverError) as error:
+            # A baseline's rule may find nothing where others do.
             without[name] = error
             messages.print(f"left out: {name}: {error.message}", highlight=False)
     if not setups:

@@ -50,7 +50,7 @@ def bars(title: str, unit: str, data: Sequence[Bar]) -> str:
     groups = list(dict.fromkeys(bar.group for bar in data))
     series = list(dict.fromkeys(bar.series for bar in data))
     width = max(WIDTH, LEFT + RIGHT + len(groups) * (26.0 * len(series) + 24.0))
-    top = max(bar.most for bar in data) or 1.0
+    top = 1.1 * max(bar.most for bar in data) or 1.0  # room for the figures above the bars
     scale = _Scale(width, top)
     each = (width - LEFT - RIGHT) / len(groups)
     one = min(44.0, (each - 20.0) / len(series))
