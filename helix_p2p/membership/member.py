@@ -90,7 +90,7 @@ class Member:
             self.trust.admit,
             timing,
             config.most_members,
-            config.ping_everyone_up_to,
+            config.ping_everyone_up_to if config.root_public_key is not None else None,
         )
         self.adoption = Adoption(config.swarm, self._validate, timing, config.high_water)
         self.election = Election(me, timing, rng, now.s)

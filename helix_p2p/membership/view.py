@@ -125,7 +125,8 @@ class MembershipView:
         timing: Durations.
         most_members: More are not kept.
         many: In swarms larger than this a record that is young enough makes its owner a member;
-            there everyone is watched by some, and not each newcomer can be pinged by all.
+            there everyone is watched by some, and not each newcomer can be pinged by all. None
+            never believes a record alone: in an open swarm, identities cost nothing.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ class MembershipView:
         admit: Callable[[bytes, PeerId, float], frozenset[Role]],
         timing: MembershipTiming,
         most_members: int,
-        many: int = 16,
+        many: int | None = None,
     ) -> None:
         self._me = me
         self._swarm = swarm
@@ -295,7 +296,7 @@ class MembershipView:
         heard_only = tombstone is not None and tombstone.heard_only
         rises = seen is not None and said.order > seen.order
         age_s = now.unix_s - said.issued_unix_s
-        young = len(self) >= self._many and abs(age_s) < YOUNG_S
+        young = self._many is not None and len(self) >= self._many and abs(age_s) < YOUNG_S
         if not direct and (heard_only or not (rises or young)):
             if seen is not None and not rises:
                 return Learned(News.NOTHING, said)

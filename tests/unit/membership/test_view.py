@@ -199,3 +199,18 @@ def test_word_of_another_time_is_not_planned_with() -> None:
         learn(view, record(number, announcement(issued_s=issued_s)))
     view.check(at(1.0), [])
     assert [entry.peer for entry in view.plannable()] == [peer(1)], "or every plan were invalid"
+
+
+def test_young_record_alone_makes_a_member_only_where_it_is_asked_for() -> None:
+    def admit(_credentials: bytes, _peer: PeerId, _now_unix_s: float) -> frozenset[Role]:
+        return ALL_ROLES
+
+    for many, believed in ((None, News.CONTACT), (1, News.JOINED)):
+        view = MembershipView(peer(0), SWARM, "", admit, T, 100, many)
+        learn(view, record(1))
+        learned = view.learn(record(2), at(1.0), direct=False)
+        assert learned is not None
+        assert learned.news is believed
+        old = view.learn(record(3, announcement(issued_s=-60.0)), at(1.0), direct=False)
+        assert old is not None
+        assert old.news is News.CONTACT
