@@ -1,6 +1,6 @@
 """The rows of the fault table, in the order in which they are run and shown."""
 
-from faults.by_tests import by_tests
+from faults.by_tests import by_tests, elsewhere
 from faults.clocks import wrong
 from faults.coming_and_going import bootstrap_down, churn, leave, planner
 from faults.frozen import freeze_peer, vanish
@@ -177,5 +177,13 @@ ROWS: tuple[Row, ...] = (
         "a tiny model, four clients, then sixteen, without a pause",
         4,
         overload,
+    ),
+    Row(
+        "soak",
+        "hours of mixed load",
+        "memory and descriptors flat, within 5 %",
+        "`./scripts/bench soak`",
+        0,
+        elsewhere("`./scripts/bench soak` measures it"),
     ),
 )
