@@ -14,6 +14,7 @@ from helix_p2p.cluster.announcement import open_announcement
 from helix_p2p.errors import DecodeError
 from helix_p2p.identity import Signed
 from helix_p2p.session.messages import Generate
+from helix_p2p.wire.registry import NUMBER_OF_TYPE
 from tests.fuzz import corpus, seeds
 from tests.fuzz.decoders import Decoder, decoders
 from tests.fuzz.judge import Judge
@@ -124,3 +125,8 @@ def test_the_same_chance_gives_the_same_input():
     for decoder in decoders().values():
         seed = decoder.seeds()[0]
         assert decoder.mutate(seed, Random(7), 9999) == decoder.mutate(seed, Random(7), 9999)
+
+
+def test_every_message_of_the_wire_has_a_seed():
+    made = {type(value) for value in (*seeds.member_messages(), *seeds.session_messages())}
+    assert made == set(NUMBER_OF_TYPE)
