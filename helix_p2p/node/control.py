@@ -1,13 +1,15 @@
 """Answers the control plane's questions: plan, members, the model's small files, status, probes.
 
-Always: an answer comes from memory, at once; files are those of the manifest that are shared, never
-a path; a probe's size is bounded.
+Always: an answer comes from memory, at once, but for checks of what is computed here, which are
+answered to peers alone and run what `rechecking.py` allows; files are those of the manifest that
+are shared, never a path; a probe's size is bounded.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from helix_p2p.errors import ProtocolError
 from helix_p2p.identity import Signed
+from helix_p2p.membership.credentials import Role
 from helix_p2p.membership.messages import (
     FileReply,
     GetFile,
@@ -22,7 +24,12 @@ from helix_p2p.membership.messages import (
 from helix_p2p.net.channel import Channel
 from helix_p2p.net.probe import answer_probe
 from helix_p2p.net.transport import Buffer
+from helix_p2p.session.messages import GetTrace, Rerun
+from helix_p2p.types import PeerId
 from helix_p2p.wire.registry import Message
+
+Checks = Callable[[PeerId, GetTrace | Rerun, Buffer], Awaitable[tuple[Message, Buffer]]]
+"""See `rechecking.TraceService.answer`; a bootstrap node has no engine and imports none."""
 
 
 class ControlService:
@@ -43,13 +50,15 @@ class ControlService:
         files: Mapping[str, bytes],
         status: Callable[[], bytes],
     ) -> None:
+        self.checks: Checks | None = None
+        """Set where layers are served: answers those who check what is computed here."""
         self._plan = plan
         self._members = members
         self._files = files
         self._status = status
 
     async def answer(
-        self, _channel: Channel, message: Message, payload: bytearray
+        self, channel: Channel, message: Message, payload: bytearray
     ) -> tuple[Message, Buffer]:
         """Answer one question.
 
@@ -69,5 +78,7 @@ class ControlService:
                 return StatusReply(), self._status()
             case Probe():
                 return answer_probe(message, payload)
+            case GetTrace() | Rerun() if self.checks is not None and Role.PEER in channel.roles:
+                return await self.checks(channel.remote, message, payload)
             case _:
                 raise ProtocolError(f"{type(message).__name__} is not a question")

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from random import SystemRandom
 
 from helix_p2p.cluster.announcement import PeerState
 from helix_p2p.cluster.manifest import Manifest
@@ -46,13 +47,16 @@ from helix_p2p.node.loading import Held, LayerLoader
 from helix_p2p.node.measuring import WayMeter, Ways
 from helix_p2p.node.narrator import Narrator
 from helix_p2p.node.presence import Place, Presence, presence, reaching
+from helix_p2p.node.rechecking import Outcome, Rechecker, TraceService
 from helix_p2p.node.serving import Serving
 from helix_p2p.node.shared_files import read_shared_files
 from helix_p2p.node.state import StateDir
 from helix_p2p.node.status import NodeStatus, plan_status
 from helix_p2p.node.swarm_view import has_role, hosts_of, member_statuses, what_is_missing
 from helix_p2p.planning.validate import PlanRules, validate
+from helix_p2p.routing.recheck import Rechecks, Verdict
 from helix_p2p.types import LayerRange, PeerId
+from helix_p2p.wire.framing import Buffer
 from helix_p2p.wire.registry import Message
 
 log = logging.getLogger(__name__)
@@ -85,6 +89,7 @@ class PeerNode:
         self._here: Presence | None = None
         self._links: LinkPool | None = None
         self._serving: Serving | None = None
+        self._rechecks: Rechecks | None = None
         self._loader = LayerLoader(
             loan.engine,
             self._compute,
@@ -239,9 +244,20 @@ class PeerNode:
             links,
             self.config.limits,
             time.monotonic,
+            self.loan.held_in,
         )
         self._links = links
         self._here = here
+        here.control.checks = TraceService(self._serving, time.monotonic).answer
+        self._rechecks = Rechecks(here.member.peer_id, SystemRandom())
+        checker = Rechecker(
+            self._serving,
+            _Asking(here),
+            self._rechecks,
+            self._holders,
+            time.monotonic,
+            self._on_checked,
+        )
         clients = ClientService(self._serving, here.anyone.requiring(Role.CLIENT))
         async with links, background() as tasks:
             await clients.start(here.transport)
@@ -251,6 +267,7 @@ class PeerNode:
             tasks.start(self._tick())
             tasks.start(self._compute.watch())
             tasks.start(self._measure_links())
+            tasks.start(checker.run())
             yield
 
     async def _tick(self) -> None:
@@ -345,12 +362,27 @@ class PeerNode:
         self.serving.on_peer_lost(peer)
         self.here.driver.on_peer_lost(peer)
 
+    def _holders(self, layers: LayerRange) -> list[PeerId]:
+        """Who could run these layers again."""
+        serving = self.here.member.serving()
+        return [peer for peer, held in serving.items() if held.contains(layers)]
+
+    def _on_checked(self, outcome: Outcome) -> None:
+        """A check of another peer's computing has ended."""
+        if outcome.verdict is Verdict.SOUND:
+            return
+        text = f"a check of …{outcome.peer[-8:]}, layers {outcome.layers}: {outcome.verdict.value}"
+        data = {"peer": outcome.peer, "verdict": outcome.verdict.value}
+        self._on_event(NodeEvent("checked", text, data))
+        self._see()
+
     def _see(self) -> None:
-        """Tell the entry machine who serves what."""
+        """Tell the entry machine who serves what, less those who were found to compute wrongly."""
         member = self.here.member
+        shunned = self._rechecks.all_shunned(time.monotonic()) if self._rechecks else ()
         plan = member.plan
         self.serving.see(
-            member.serving(),
+            {p: h for p, h in member.serving().items() if p not in shunned},
             hosts_of(member.announcements()),
             int(plan.plan.epoch) if plan else 0,
             draining=self._draining,
@@ -388,6 +420,22 @@ def _set_garbage_aside() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+class _Asking:
+    """Questions to peers where they say they are."""
+
+    def __init__(self, here: Presence) -> None:
+        self._here = here
+
+    async def ask(
+        self, peer: PeerId, message: Message, payload: Buffer = b"", *, timeout_s: float = 10.0
+    ) -> tuple[Message, bytearray]:
+        """See `rechecking.Asking`."""
+        at = tuple(self._here.addresses_of(peer))
+        return await self._here.requests.ask(
+            peer, message, payload, timeout_s=timeout_s, addresses=at
+        )
 
 
 def _find(config: PeerConfig, invite: Invite | None) -> tuple[Manifest, Path, Refetch | None]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from random import SystemRandom
 from typing import Protocol
 
+import torch
 from msgspec.structs import replace
 
 from helix_p2p.engine.contract import Engine, StepResult
@@ -34,9 +35,10 @@ from helix_p2p.node import steps
 from helix_p2p.node.compute import ComputeThread
 from helix_p2p.node.config import ServingLimits
 from helix_p2p.node.steps import RowPayload
+from helix_p2p.node.tape import KeptRows, Tape
 from helix_p2p.node.tracing import MOST_TRACED, Tracer
 from helix_p2p.planning.plan import Placement
-from helix_p2p.routing.admission import KvLedger
+from helix_p2p.routing.admission import KvLedger, token_layers_of
 from helix_p2p.routing.route import Router
 from helix_p2p.session.backpressure import Backpressure
 from helix_p2p.session.effects import (
@@ -63,6 +65,7 @@ from helix_p2p.session.messages import (
     Phase,
     Refused,
     Sampled,
+    Sampling,
     StageFailed,
     TokenTrace,
     Trace,
@@ -124,6 +127,7 @@ class Serving:
         links: To other peers.
         limits: Queues and deadlines.
         clock: Monotonic seconds.
+        held_in: What the weights are held in, for those who check what is computed here.
     """
 
     def __init__(
@@ -134,8 +138,11 @@ class Serving:
         links: PeerLinks,
         limits: ServingLimits,
         clock: Callable[[], float],
+        held_in: str = "",
     ) -> None:
-        spec = engine.spec
+        self.spec = spec = engine.spec
+        self.held_in = held_in
+        self.tape = Tape()
         self._me = me
         self._engine = engine
         self._compute = compute
@@ -307,6 +314,30 @@ class Serving:
         else:
             self._do(self._stage.on_open(sender, message, now_s))
 
+    async def rerun(
+        self, session: bytes, layers: LayerRange, trace: KeptRows, sampling: Sampling | None
+    ) -> tuple[torch.Tensor | None, tuple[int, ...]]:
+        """Run rows for a check, in a cache of their own that takes only room nobody needs.
+
+        Raises:
+            Busy: There is little room left for sessions.
+            NotServing: The layers are not held here.
+        """
+        needed = 2 * token_layers_of(sum(trace.counts), layers)
+        if needed > self._ledger.free_token_layers:
+            raise Busy("the room is for sessions now", retry_after_s=5.0)
+        return await self._compute.run(
+            lambda: steps.rerun(
+                self._engine,
+                SessionId(session),
+                layers,
+                trace.counts,
+                trace.wanted,
+                trace.hidden,
+                sampling,
+            )
+        )
+
     def on_peer_lost(self, peer: PeerId) -> None:
         """A link broke, fell silent, or could not be opened."""
         self._do(self._stage.on_peer_lost(peer))
@@ -416,6 +447,7 @@ class Serving:
         else:
             self.counters.prefill_tokens += sum(row.count for row in step.rows)
         self._outputs.keep(step, result)
+        self.tape.keep(step, result)
         tokens = result.tokens or (None,) * len(step.rows)
         self._do(self._stage.on_step_done(tokens, took_s))
 

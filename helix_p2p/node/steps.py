@@ -16,7 +16,8 @@ from helix_p2p.engine.contract import Engine, SampleRequest, StepResult
 from helix_p2p.engine.contract import StepRow as EngineRow
 from helix_p2p.errors import ProtocolError
 from helix_p2p.session.effects import RunStep
-from helix_p2p.session.messages import Forward
+from helix_p2p.session.messages import Forward, Sampling
+from helix_p2p.types import LayerRange, SessionId
 from helix_p2p.wire.framing import Buffer
 
 Tokens = tuple[int, ...]
@@ -95,3 +96,48 @@ class Outputs:
             hidden = torch.cat([hidden[self._offsets[r] : self._offsets[r + 1]] for r in rows])
         dtype = wireformat.dtype_name(hidden.dtype)
         return replace(message, dtype=dtype), wireformat.to_bytes(hidden)
+
+
+def rerun(
+    engine: Engine,
+    session: SessionId,
+    layers: LayerRange,
+    counts: Sequence[int],
+    wanted: Sequence[bool],
+    hidden: torch.Tensor,
+    sampling: Sampling | None,
+) -> tuple[torch.Tensor | None, tuple[int, ...]]:
+    """Run rows one after another from position 0, in a cache of their own; engine thread.
+
+    The rows have the shapes that they had the first time, so that equal devices give equal numbers.
+
+    Args:
+        engine: Ours.
+        session: A name that nobody else has.
+        layers: Which.
+        counts: Positions of each row.
+        wanted: Which rows are sampled, with `sampling`.
+        hidden: `[sum(counts), d_model]`.
+        sampling: On a last stage.
+
+    Returns:
+        Activations, or None and the tokens.
+    """
+    engine.open(session, layers, sum(counts))
+    outputs: list[torch.Tensor] = []
+    tokens: list[int] = []
+    position = 0
+    try:
+        for count, sampled in zip(counts, wanted, strict=True):
+            request = None
+            if sampled and sampling is not None:
+                request = SampleRequest(sampling, position + count)
+            row = EngineRow(session, position, count, request)
+            result = engine.step(layers, [row], hidden=hidden[position : position + count])
+            if result.hidden is not None:
+                outputs.append(result.hidden.clone())
+            tokens += [token for token in result.tokens if token is not None]
+            position += count
+    finally:
+        engine.close(session)
+    return (torch.cat(outputs) if outputs else None), tuple(tokens)

@@ -20,6 +20,7 @@ from helix_p2p.types import LayerRange, PeerId
 AGREE_S = 30.0
 """Two accusers agree when they speak within this time."""
 ACCUSERS = 2
+DISPUTE_S = 120.0
 DETOURS = 16
 ACCUSED_KEPT = 1024
 
@@ -54,6 +55,10 @@ class Blame:
         while len(self._accusers) > ACCUSED_KEPT:
             del self._accusers[next(iter(self._accusers))]
         return len(fresh) >= ACCUSERS
+
+    def dispute(self, way: Way, now_s: float) -> None:
+        """Two neighbours contradict each other on what went between them."""
+        self._cut.fail(way, now_s, at_least_s=DISPUTE_S)
 
     def worked(self, route: Route) -> None:
         """A generation ended well on this route."""

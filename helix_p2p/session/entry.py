@@ -17,6 +17,7 @@ Always:
   clients go elsewhere.
 """
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from math import inf
 from random import Random
@@ -44,7 +45,9 @@ from helix_p2p.session.generation import (
     EntryLimits,
     EntryStats,
     Generation,
+    Served,
     State,
+    served,
 )
 from helix_p2p.session.limits import ModelLimits, check_request
 from helix_p2p.session.line import Line, OpeningPace, StartRate
@@ -65,6 +68,7 @@ from helix_p2p.session.window import DecodeWindows
 from helix_p2p.types import SESSION_ID_BYTES, LayerRange, PeerId, SessionId
 
 EntryEffect = Send | Deliver
+SERVED_KEPT = 64
 
 
 class EntryMachine:
@@ -108,6 +112,8 @@ class EntryMachine:
         self._draining = False
         self._arrivals = 0
         self.stats = EntryStats()
+        self.served: deque[Served] = deque(maxlen=SERVED_KEPT)
+        """What finished lately, for whoever checks it (routing/recheck.py)."""
 
     @property
     def running(self) -> int:
@@ -260,6 +266,10 @@ class EntryMachine:
             self._failed.fail(accused, now_s)
         return self._trouble(generation, accused, error, now_s, accusation=True)
 
+    def dispute(self, way: tuple[PeerId, PeerId], now_s: float) -> None:
+        """One of two neighbours does not say truly what went between them; routes avoid the way."""
+        self._blame.dispute(way, now_s)
+
     def on_peer_lost(self, peer: PeerId, now_s: float) -> list[EntryEffect]:
         """A stage's link broke or fell silent: every generation on it is repaired."""
         self._failed.fail(peer, now_s)
@@ -372,6 +382,7 @@ class EntryMachine:
     def _feed_all(self, generation: Generation, now_s: float) -> list[EntryEffect]:
         """Prefill everything that is known; the last chunk's last position gives the next token."""
         self._line.move(generation, State.RUNNING)
+        generation.fed = len(generation.tokens)
         self._prefills.feed(generation.name, len(generation.tokens) - generation.reused, now_s)
         generation.deadline_s = (
             now_s
@@ -411,6 +422,7 @@ class EntryMachine:
             for peer in generation.peers:
                 self._failed.succeed(peer)
             self._blame.worked(generation.route)
+            self.served.append(served(generation))
             return [*effects, *self._drop(generation, keep=True), *self._admit(now_s)]
         self._windows.ready(generation.name)
         return effects

@@ -12,7 +12,7 @@ from math import inf
 from helix_p2p.errors import HelixError
 from helix_p2p.routing.route import Route
 from helix_p2p.session.effects import ClientKey
-from helix_p2p.session.messages import Generate
+from helix_p2p.session.messages import Generate, Sampling
 from helix_p2p.types import PeerId, SessionId
 
 
@@ -89,6 +89,7 @@ class Generation:
         trouble: Why it is not running, if something failed.
         chain: Hashes of its tokens' whole blocks, as far as they were needed.
         reused: Positions that every stage of its pipeline has from earlier sessions.
+        fed: Tokens that its pipeline was fed before the first one that it gave.
     """
 
     client: ClientKey
@@ -110,6 +111,7 @@ class Generation:
     trouble: HelixError | None = None
     chain: tuple[bytes, ...] = ()
     reused: int = 0
+    fed: int = 0
 
     @property
     def key(self) -> GenerationKey:
@@ -130,3 +132,36 @@ class Generation:
     def peers(self) -> tuple[PeerId, ...]:
         """Peers of its pipeline, in order."""
         return tuple(hop.peer for hop in self.route)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A generation that ended well: what is needed to check its stages afterwards.
+
+    Attributes:
+        session: As its stages called it.
+        attempt: Of its last pipeline.
+        route: That pipeline.
+        tokens: Prompt and answer.
+        fed: How many of them its last pipeline was fed before the first token that it gave.
+        sampling: How tokens were chosen.
+    """
+
+    session: SessionId
+    attempt: int
+    route: Route
+    tokens: tuple[int, ...]
+    fed: int
+    sampling: Sampling
+
+
+def served(generation: Generation) -> Served:
+    """Keep what a check needs."""
+    return Served(
+        generation.name,
+        generation.attempt,
+        generation.route,
+        tuple(generation.tokens),
+        generation.fed,
+        generation.request.sampling,
+    )

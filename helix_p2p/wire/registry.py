@@ -37,6 +37,10 @@ Message = (
     | s.Forward
     | s.Sampled
     | s.StageFailed
+    | s.GetTrace
+    | s.TraceReply
+    | s.Rerun
+    | s.RerunReply
 )
 
 TYPE_OF_NUMBER: dict[int, type[Message]] = {
@@ -70,6 +74,10 @@ TYPE_OF_NUMBER: dict[int, type[Message]] = {
     67: s.Forward,
     68: s.Sampled,
     69: s.StageFailed,
+    70: s.GetTrace,
+    71: s.TraceReply,
+    72: s.Rerun,
+    73: s.RerunReply,
 }
 
 NUMBER_OF_TYPE: dict[type[Message], int] = {cls: n for n, cls in TYPE_OF_NUMBER.items()}
