@@ -1,4 +1,5 @@
-"""Two hundred short lives of a small swarm: crashes, hangs, partitions, loss, slow peers.
+"""Two hundred short lives of a small swarm: crashes, hangs, partitions, loss, slow peers,
+clocks that agree on nothing.
 
 Invariants are checked at every step (order and truth of each token, KV room, layer order); a run
 that ends has kept them. A failure names the seed: `pytest -k 'seed-17'` replays it.
@@ -24,6 +25,9 @@ def live(seed: int) -> tuple[ServingSwarm, Workload]:
     work = Workload(swarm, HelixRun(feed=4, seed=seed, warm_up_s=0.0, duration_s=FAULTS_S))
     work.start()
     names = sorted(swarm.peers)
+    for peer in swarm.peers.values():  # clocks agree neither on the time nor on a second
+        peer.clock_offset_s = chance.uniform(0.0, 1000.0)
+        peer.clock_rate = chance.uniform(0.97, 1.03)
     for _ in range(chance.randint(1, 4)):
         victim = chance.choice(names)
         at_s = chance.uniform(0.5, FAULTS_S - 4)

@@ -92,6 +92,8 @@ class SimPeer:
         self.entry = entry
         self.engine = engine
         self.layers = layers
+        self.clock_offset_s = 0.0
+        self.clock_rate = 1.0
         self.alive = True
         self.hung = False
         self.life = 0
@@ -103,6 +105,11 @@ class SimPeer:
         self._pressure = Backpressure()
         self._effects: deque[Any] = deque()
         self._carrying_out = False
+
+    @property
+    def now_s(self) -> float:
+        """Its own clock, which nobody else's agrees with."""
+        return self.clock_offset_s + self.clock_rate * self._around.time.now_s
 
     def away(self, *call: Any) -> bool:
         """Whether the peer cannot act now; what a hanging peer missed waits for it."""
@@ -122,14 +129,14 @@ class SimPeer:
 
     def tick(self) -> None:
         """Time has passed."""
-        now_s = self._around.time.now_s
+        now_s = self.now_s
         self.do(self.entry.tick(now_s))
         self.do(self.stage.tick(now_s))
 
     def lose(self, lost: PeerId) -> None:
         """A neighbour's stream broke or fell silent."""
         self.do(self.stage.on_peer_lost(lost))
-        self.do(self.entry.on_peer_lost(lost, self._around.time.now_s))
+        self.do(self.entry.on_peer_lost(lost, self.now_s))
 
     # ── effects ──────────────────────────────────────────────────────────────────────────────
 
@@ -243,7 +250,7 @@ class SimPeer:
         """A peer's message, or one of its own."""
         if (not self.alive or self.hung) and self.away(self.receive, sender, message, payloads):
             return
-        now_s = self._around.time.now_s
+        now_s = self.now_s
         kind = type(message)
         if kind is Forward:
             self.do(self.stage.on_forward(sender, message, payloads, now_s))

@@ -136,7 +136,7 @@ class ServingSwarm:
         for peer in self.peers.values():
             if peer.alive:
                 near = {p: r for p, r in serving.items() if not self.network.apart(p, peer.me)}
-                peer.do(peer.entry.see(near, {}, 1, self.time.now_s))
+                peer.do(peer.entry.see(near, {}, 1, peer.now_s))
 
     def crash(self, name: PeerId) -> None:
         """SIGKILL: every stream ends, all it held is gone."""
@@ -156,6 +156,7 @@ class ServingSwarm:
             return
         fresh = self._new_peer(old.setup)
         fresh.life = old.life + 1
+        fresh.clock_offset_s, fresh.clock_rate = old.clock_offset_s, old.clock_rate
         fresh.tokens_to = old.tokens_to
         self.peers[name] = fresh
         self.time.note(b"restart " + name.encode())
@@ -241,7 +242,7 @@ class ServingSwarm:
             return
         key = ClientKey(request.session.hex())
         identity = self._identity_of(request)
-        peer.do(peer.entry.on_generate(key, identity, request, self.time.now_s))
+        peer.do(peer.entry.on_generate(key, identity, request, peer.now_s))
 
     def _identity_of(self, request: Generate) -> PeerId:
         """Each generation is another client's."""
@@ -250,7 +251,7 @@ class ServingSwarm:
     def _on_cancel(self, peer: SimPeer, session: SessionId) -> None:
         if not peer.away(self._on_cancel, peer, session):
             key = ClientKey(session.hex())
-            peer.do(peer.entry.on_cancel(key, session, self.time.now_s))
+            peer.do(peer.entry.on_cancel(key, session, peer.now_s))
 
     def deliver(self, source: PeerId, message: Delivered | Refused) -> None:
         """Something arrived at a client."""
