@@ -1,7 +1,8 @@
 """`./scripts/bench sim`: the simulator against the Helix artifact, row by row.
 
 Prints the table that docs/simulator-figures.md holds (`--docs` writes it there). With `--scale`,
-whole swarms of growing size instead, for docs/simulator-scale.md.
+whole swarms of growing size instead, for docs/simulator-scale.md; with `--targets`, what our plans
+serve, for docs/served-figures.md.
 """
 
 import json
@@ -19,6 +20,7 @@ from helix_p2p.sim.helix.reference import RowResult, reference_rows, run_row
 
 DOCS = Path(__file__).parents[1] / "docs" / "simulator-figures.md"
 GROWTH_DOCS = DOCS.with_name("simulator-scale.md")
+TARGETS_DOCS = DOCS.with_name("served-figures.md")
 
 
 def _line(result: RowResult, cpu_s: float) -> str:
@@ -61,6 +63,47 @@ def _summary(results: list[RowResult]) -> list[str]:
     ]
 
 
+TARGETS_HEAD = """\
+# What plans serve
+
+Written by `./scripts/bench sim --targets --docs`, case by case: our plans beside Helix's published
+placements, both in [Helix mode](simulator.md), with the same scheduler, admission and requests. The
+planner's judge replays seed 7; rows are seeds 1, 2 and 3, lowest to highest in brackets. Offline
+rows are 60 s of warm-up and 600 s, online rows 600 s at Helix's arrival rate. The second table of a
+case swaps one thing at a time, on seed 1: each placement under every scheduler at equal admission
+for 200 s, and under native serving (chunked prefill, decode first, local admission) for 40 s.
+
+"""
+
+
+def _targets(rows: str, *, docs: bool) -> None:
+    from bench.targets import CASES, section  # late: torch-free, but native serving takes a second
+
+    for case in CASES:
+        if rows not in f"{case.cluster}/{case.model}":
+            continue
+        lines: list[str] = []
+
+        def told(
+            line: str, lines: list[str] = lines, name: str = f"{case.cluster} {case.model}"
+        ) -> None:
+            click.echo(line)
+            lines.append(line)
+            if docs:
+                _write_section(name, lines)
+
+        section(case, told)
+
+
+def _write_section(name: str, lines: list[str]) -> None:
+    """Put one case's lines in its place, so that what is measured so far is never lost."""
+    kept = TARGETS_DOCS.read_text(encoding="utf-8") if TARGETS_DOCS.exists() else ""
+    parts = {part.split("\n", 1)[0]: part for part in kept.split("\n## ")[1:]}
+    parts[name] = "\n".join(lines).removeprefix("## ")
+    body = "\n".join(f"## {parts[one].rstrip()}\n" for one in sorted(parts))
+    TARGETS_DOCS.write_text(TARGETS_HEAD + body, encoding="utf-8")
+
+
 @click.command()
 @click.option("--rows", default="", help="Only rows whose name holds this.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Keep the figures here.")
@@ -69,6 +112,7 @@ def _summary(results: list[RowResult]) -> list[str]:
 @click.option("--peers", multiple=True, type=int, help="With --scale: sizes; default 30 and 100.")
 @click.option("--seconds", default=120.0, help="With --scale: virtual, after settling.")
 @click.option("--clients", default=10, help="With --scale: who ask again and again; 0 for none.")
+@click.option("--targets", is_flag=True, help="What our plans serve beside Helix's instead.")
 def main(
     rows: str,
     json_path: str | None,
@@ -77,9 +121,12 @@ def main(
     peers: tuple[int, ...],
     seconds: float,
     clients: int,
+    targets: bool,
 ) -> None:
     """Replay the artifact's 43 runs and print each with its error; or grow whole swarms."""
-    if scale:
+    if targets:
+        _targets(rows, docs=docs)
+    elif scale:
         _grow(peers or (30, 100), seconds, clients, docs=docs)
     else:
         _replay(rows, json_path, docs=docs)

@@ -36,6 +36,11 @@ OBJECTIVES = ("throughput", "latency", "flow")
     metavar="SECONDS",
     help="Search no longer than this.",
 )
+@click.option(
+    "--thorough",
+    is_flag=True,
+    help="Use all of the time limit, and let short replays choose among the best plans.",
+)
 @click.option("--seed", default=0, type=click.IntRange(min=0), help="Of the search's chance.")
 @click.option("--explain", is_flag=True, help="Also the min cut, and what each peer is worth.")
 @click.option("--compare", is_flag=True, help="All planners side by side.")
@@ -60,6 +65,7 @@ def plan(
     planner: str,
     objective: str,
     time_limit: float,
+    thorough: bool,
     seed: int,
     explain: bool,
     compare: bool,
@@ -77,7 +83,7 @@ def plan(
         Asked(
             cluster=cluster,
             model=model,
-            request=PlanRequest(planner, objective, time_limit, seed),
+            request=PlanRequest(planner, objective, time_limit, seed, thorough),
             explain=explain,
             compare=compare,
             leavers=leavers,

@@ -34,6 +34,7 @@ from helix_p2p.planning.plan import Placement
 from helix_p2p.planning.planner import OnProgress, PlanOptions, Progress
 from helix_p2p.planning.planner import plan as plan_swarm
 from helix_p2p.planning.replan import migration, repair_flows
+from helix_p2p.sim.rank import judge
 from helix_p2p.types import PeerId
 
 PLANNERS: Mapping[str, Planner] = {OURS: plan_swarm, **BASELINES}
@@ -49,6 +50,7 @@ class PlanRequest:
     objective: str
     time_limit_s: float
     seed: int
+    thorough: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ def _planned(
         seed=request.seed,
         deadline_s=request.time_limit_s,
         clock=clock,
+        judge=judge() if request.thorough else None,
         solver=highs.solve,
     )
     with _progress(request.planner) as told:

@@ -1,7 +1,7 @@
 """Small changes to a layout, for searches whose judge is dearer than coverage.
 
-Always: a changed layout differs in one or two peers; whether it still covers every layer, and with
-what, is the judge's business.
+Always: a changed layout differs in one or two peers, and every range fits into its peer; whether it
+still covers every layer, and with what, is the judge's business.
 """
 
 from random import Random
@@ -11,6 +11,7 @@ import numpy as np
 from helix_p2p.planning.capacity import Capacities, Ints
 from helix_p2p.planning.coverage import Layout, coverage
 from helix_p2p.planning.recreate import choices_of
+from helix_p2p.types import LayerRange
 
 
 class Moves:
@@ -50,7 +51,56 @@ class Moves:
         else:
             pick = self._random.randrange(self._choices[row].starts.size)
             self._place(row, pick, starts, ends)
+        self._fit(starts, ends)
         return Layout(starts, ends)
+
+    def reshaped(self, layout: Layout) -> Layout:
+        """As `changed`; besides, borders move with all the ranges that meet there.
+
+        Where every layer has one holder no range can change alone, and a search by flow, which
+        spreads peers out, hardly meets such placements; one by service does.
+        """
+        kind = self._random.random()
+        if kind >= 0.5:
+            return self.changed(layout)
+        starts, ends = layout.starts.copy(), layout.ends.copy()
+        if kind < 0.35:
+            self._shift_border(starts, ends)
+        elif kind < 0.4:
+            row = self._usable[self._random.randrange(len(self._usable))]
+            starts[row] = ends[row] = 0
+        else:
+            row, other = (self._usable[self._random.randrange(len(self._usable))] for _ in range(2))
+            starts[row], ends[row] = starts[other], ends[other]
+        self._fit(starts, ends)
+        return Layout(starts, ends)
+
+    def _shift_border(self, starts: Ints, ends: Ints) -> None:
+        """Move a layer where ranges end, and all ranges that end or begin there; or just some."""
+        inner = np.flatnonzero((ends > starts) & (ends < self._capacities.layers))
+        if not inner.size:
+            return
+        border = int(ends[inner[self._random.randrange(inner.size)]])
+        by = self._random.choice((-3, -2, -1, -1, 1, 1, 2, 3))
+        to = max(1, min(self._capacities.layers - 1, border + by))
+        moving = self._random.random() < 0.7
+        for row in np.flatnonzero((ends == border) & (starts < to)):
+            if moving or self._random.random() < 0.5:
+                ends[row] = to
+        for row in np.flatnonzero((starts == border) & (ends > to)):
+            if moving or self._random.random() < 0.5:
+                starts[row] = to
+
+    def _fit(self, starts: Ints, ends: Ints) -> None:
+        """Shorten what became too long for its peer; what does not fit at all is dropped."""
+        too_long = (ends > starts) & (self._capacities.of_layout(starts, ends) == 0)
+        for row in np.flatnonzero(too_long).tolist():
+            while ends[row] > starts[row]:
+                ends[row] -= 1
+                if self._capacities.of(row, LayerRange(int(starts[row]), int(ends[row]))) > 0:
+                    break
+            else:
+                starts[row] = ends[row] = 0
 
     def _place(self, row: int, pick: int, starts: Ints, ends: Ints) -> None:
         starts[row], ends[row] = self._choices[row].starts[pick], self._choices[row].ends[pick]

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.errors import ConfigError
 from helix_p2p.planning.cover_milp import Solver
+from helix_p2p.planning.plan import Placement
 from helix_p2p.planning.replan import PAYBACK_S
 
 
@@ -58,6 +60,10 @@ class PlanOptions:
         steps: Of search per depth; None takes what suits the size of the swarm.
         payback_s: Within which a migration must pay, when there is a live placement.
         cancelled: Asked between steps; True stops with `Cancelled`.
+        judge: What a placement really serves, e.g. `sim.rank.judge`'s replay; higher is better. It
+            chooses among the finalists for throughput; None leaves that to the estimate.
+        judged_moves: Changes of the chosen placement that the judge tries; 0 takes as many as the
+            time allows, and none without a deadline.
         solver: For the flow objective with a deadline: tightens the bound of small swarms in a
             process of its own, e.g. `highs.solve`; None does without.
     """
@@ -69,6 +75,8 @@ class PlanOptions:
     steps: int | None = None
     payback_s: float = PAYBACK_S
     cancelled: Callable[[], bool] | None = None
+    judge: "Judge | None" = None
+    judged_moves: int = 0
     solver: Solver | None = None
 
     def __post_init__(self) -> None:
@@ -78,5 +86,8 @@ class PlanOptions:
                 hint=f"one of {', '.join(Objective)}",
             )
 
+
+Judge = Callable[[Snapshot, Placement], float]
+"""A placement's verdict: pure, deterministic, comparable between placements of one snapshot."""
 
 OnProgress = Callable[[Progress], None]

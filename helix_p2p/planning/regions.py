@@ -33,8 +33,8 @@ def latencies(snapshot: Snapshot) -> Floats:
     return both
 
 
-def region_splits(snapshot: Snapshot, capacities: Capacities) -> list[list[Ints]]:
-    """Ways to split a swarm into regions that can each hold the whole model, few regions first.
+def groups_of(snapshot: Snapshot) -> list[list[Ints]]:
+    """Ways to split a swarm into regions, few regions first.
 
     Named regions of the profiles come as they are; else 2, 3, … groups are found from latencies.
     """
@@ -54,11 +54,30 @@ def region_splits(snapshot: Snapshot, capacities: Capacities) -> list[list[Ints]
         away = latencies(snapshot)
         most = min(MOST_REGIONS, len(snapshot.peers) // 2)
         splits = [_grouped(away, number) for number in range(2, most + 1)]
+    return [split for split in splits if len(split) > 1]
+
+
+def region_splits(snapshot: Snapshot, capacities: Capacities) -> list[list[Ints]]:
+    """Ways to split a swarm into regions that can each hold the whole model, few regions first."""
     return [
         split
-        for split in splits
-        if len(split) > 1 and all(_covers(snapshot, capacities, rows) for rows in split)
+        for split in groups_of(snapshot)
+        if all(_covers(snapshot, capacities, rows) for rows in split)
     ]
+
+
+def kind_split(snapshot: Snapshot, capacities: Capacities) -> list[Ints]:
+    """Peers by hardware, where each kind can hold the whole model; else nothing.
+
+    Pipelines of equal peers have no slow stage, as Helix found for Llama 30B.
+    """
+    kinds = sorted({profile.kind for profile in snapshot.peers})
+    split = [
+        np.array([row for row, p in enumerate(snapshot.peers) if p.kind == kind], dtype=np.int64)
+        for kind in kinds
+    ]
+    whole = len(split) > 1 and all(_covers(snapshot, capacities, rows) for rows in split)
+    return split if whole else []
 
 
 def part_of(capacities: Capacities, rows: Ints) -> Capacities:

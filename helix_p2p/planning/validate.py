@@ -2,7 +2,7 @@
 
 Never from local membership, or honest peers that see different members would disagree for ever.
 Everything is recomputed from the signed announcements that the plan carries: capacities, coverage,
-the flow and its cut, the bound, and the greedy baseline that no honest planner falls far below.
+the flow and its cut, the bound, and the floor that no honest planner's plan falls below (`floor`).
 
 Always: one `PlanRejected` with the broken rule, or silence; milliseconds at hundreds of peers.
 """
@@ -19,15 +19,15 @@ from helix_p2p.errors import DecodeError, PlanRejected, RecordRejected, Signatur
 from helix_p2p.planning.bound import upper_bound
 from helix_p2p.planning.capacity import Capacities, capacities_of
 from helix_p2p.planning.coverage import Layout, coverage, layout_of
+from helix_p2p.planning.estimate import estimate
+from helix_p2p.planning.floor import floor_of
 from helix_p2p.planning.flow import link_mtokens_per_s, route_flow
 from helix_p2p.planning.plan import PLAN_KIND, EdgeFlow, Plan, SignedPlan
-from helix_p2p.planning.recreate import greedy_baseline
 from helix_p2p.types import LayerRange, PeerId
 
 SLOT_S = 30
 EPOCHS_PER_SLOT = 64
 SLOTS_AHEAD = 2
-LEAST_OF_GREEDY = 0.9
 HASH_BYTES = 32
 WORD_CHARACTERS = 64
 BOUND_PROOFS = frozenset({"prices", "sweep", "highs"})
@@ -224,10 +224,15 @@ def _check_certificate(
     least = proven * (1 - TOLERANCE) - 1 if placement.bound_proof == "prices" else value
     if not max(least, value) <= bound <= proven * (1 + TOLERANCE) + 1:
         raise PlanRejected("bound", f"{bound} is not what the prices prove, {proven}")
-    baseline = greedy_baseline(capacities, upper_bound(capacities))
-    least = LEAST_OF_GREEDY * route_flow(snapshot, capacities, baseline).value_mtokens_per_s
-    if value < least * (1 - TOLERANCE) - 1:
-        raise PlanRejected("greedy", f"a simple greedy placement carries {least / 0.9:.0f}")
+    served = estimate(snapshot, placement.assignments, placement.flows).throughput_tokens_per_s
+    floor = floor_of(snapshot, capacities)
+    if not floor.holds(value + 1, served * (1 + TOLERANCE)):
+        simple = floor.flow_mtokens_per_s
+        raise PlanRejected(
+            "greedy",
+            f"a simple greedy placement carries {simple} and serves {floor.served_tokens_per_s:.1f}"
+            f" tokens/s, this one {value} and {served:.1f}",
+        )
 
 
 def _cut_size(plan: Plan, snapshot: Snapshot, capacities: Capacities) -> tuple[int, int]:

@@ -8,11 +8,13 @@ Always: pure and deterministic; every placement gets the same requests, seed and
 that serves nothing ranks last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.errors import ConfigError
+from helix_p2p.planning.appraisal import served_score
+from helix_p2p.planning.options import Judge
 from helix_p2p.planning.plan import Placement
 from helix_p2p.sim.helix.figures import Figures
 from helix_p2p.sim.helix.replay import HelixRun, replay
@@ -20,9 +22,13 @@ from helix_p2p.sim.helix.setup import HelixSetup, snapshot_setup
 
 WARM_UP_S = 20.0
 WINDOW_S = 60.0
-LATENCY_WEIGHT = 0.1
-"""Twice (1 + seconds per token) weighs as much as 7 % of throughput: at equal service the shorter
-wait wins, and no wait outweighs a clear gain."""
+JUDGED_WINDOW_S = 40.0
+"""Of a judge's replay; half as long as a ranking's, since it is asked for dozens of placements."""
+
+JUDGES_SEED = 7
+"""Of the requests that a planner's judge replays. Reports use others."""
+
+SetupOf = Callable[[Snapshot, Placement], HelixSetup]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +88,31 @@ def rank_setups(
     return tuple(sorted(ranked, key=lambda one: (-one.score, one.index)))
 
 
+def judge(
+    setup_of: SetupOf = snapshot_setup,
+    *,
+    window_s: float = JUDGED_WINDOW_S,
+    seeds: Sequence[int] = (JUDGES_SEED,),
+) -> Judge:
+    """A judge of finalists for `PlanOptions.judge`.
+
+    Args:
+        setup_of: How a placement is set up for replay.
+        window_s: Virtual seconds that count, after a warm-up.
+        seeds: Of the requests; verdicts are averaged over them.
+    """
+
+    def verdict(snapshot: Snapshot, placement: Placement) -> float:
+        setup = setup_of(snapshot, placement)
+        found = [rank_setups([setup], window_s=window_s, seed=seed)[0] for seed in seeds]
+        return sum(one.score for one in found) / len(found)
+
+    return verdict
+
+
 def _verdict(index: int, figures: Figures) -> Ranked:
     served = figures.decode_tokens_per_s
-    score = 0.0
-    if served > 0:
-        token_s = figures.mean_decode_s
-        score = served * (1 + token_s) ** -LATENCY_WEIGHT
+    score = served_score(served, figures.mean_decode_s) if served > 0 else 0.0
     return Ranked(
         index,
         score,

@@ -38,6 +38,15 @@ def draw_length(rng: Random) -> Length:
     return lengths[rng.randint(0, len(lengths) - 1)]
 
 
+def draw_running_length(rng: Random) -> Length:
+    """A request as one meets it at some moment: those with long answers are met more often."""
+    most = longest_answer_tokens()
+    while True:
+        length = draw_length(rng)
+        if rng.randrange(most) < length.output_tokens:
+            return length
+
+
 def trace_arrivals(
     rng: Random, tokens_per_s: float, start_s: float, duration_s: float
 ) -> Iterator[Arrival]:
@@ -78,6 +87,12 @@ def trace_lengths() -> tuple[Length, ...]:
     """The trace's 16,657 requests."""
     rows = (row.split(",") for row in _rows("trace_lengths.csv"))
     return tuple(Length(int(into), int(out)) for into, out in rows)
+
+
+@cache
+def longest_answer_tokens() -> int:
+    """Of the trace."""
+    return max(length.output_tokens for length in trace_lengths())
 
 
 @cache

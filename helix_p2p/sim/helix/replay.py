@@ -31,7 +31,13 @@ from helix_p2p.sim.helix.routes import (
     whole_route,
 )
 from helix_p2p.sim.helix.setup import LONGEST_PROMPT_TOKENS, HelixSetup
-from helix_p2p.sim.trace import Arrival, draw_length, poisson_arrivals, trace_arrivals
+from helix_p2p.sim.trace import (
+    Arrival,
+    draw_length,
+    draw_running_length,
+    poisson_arrivals,
+    trace_arrivals,
+)
 
 TOKEN_BYTES = 2
 CONTEXT_PER_REQUEST_TOKENS = 1000
@@ -300,7 +306,7 @@ class _Replay:
     def _fill(self) -> None:
         """Admit as many queries as the feed rule allows, each at some point of its answer."""
         while self._expected.feeds:
-            length = draw_length(self._rng)
+            length = draw_running_length(self._rng)
             at_s = self._start_s + self._rng.uniform(0, FILL_S)
             query = Query(length.input_tokens, length.output_tokens, at_s)
             if not self._route(query):

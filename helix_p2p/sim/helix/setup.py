@@ -189,14 +189,34 @@ def snapshot_setup(
             )
         )
     flows = {(f.source, f.target): f.mtokens_per_s / MTOKENS for f in placement.flows}
+    into, out = _sums(flows)
     links = []
     for source, target in legal_links(stages, flows):
         link = _snapshot_link(snapshot, source, target)
-        if link is not None:
-            bandwidth = link.bandwidth_bytes_per_s or NIC_BYTES_PER_S
-            flow = flows.get((source, target), 0.0)
-            links.append(LinkSetup(source, target, link.latency_s, bandwidth, flow))
+        if link is None:
+            continue
+        flow = flows.get((source, target), 0.0)
+        widths = [link.bandwidth_bytes_per_s or NIC_BYTES_PER_S]
+        # As much of both ends' network as the way has of their flow.
+        if source is not None and target is not None and flow > 0:
+            up, down = profiles[source].uplink_bytes_per_s, profiles[target].downlink_bytes_per_s
+            widths += [] if up is None else [up * flow / out[source]]
+            widths += [] if down is None else [down * flow / into[target]]
+        links.append(LinkSetup(source, target, link.latency_s, min(widths), flow))
     return HelixSetup(model.layers, model.activation_bytes, tuple(stages), tuple(links))
+
+
+def _sums(
+    flows: Mapping[tuple[PeerId | None, PeerId | None], float],
+) -> tuple[dict[PeerId, float], dict[PeerId, float]]:
+    """Flow between peers, into and out of each."""
+    into: dict[PeerId, float] = {}
+    out: dict[PeerId, float] = {}
+    for (source, target), flow in flows.items():
+        if source is not None and target is not None:
+            out[source] = out.get(source, 0.0) + flow
+            into[target] = into.get(target, 0.0) + flow
+    return into, out
 
 
 def _snapshot_link(snapshot: Snapshot, source: PeerId | None, target: PeerId | None) -> Link | None:
