@@ -6,6 +6,7 @@ right name.
 """
 
 import re
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -103,8 +104,10 @@ class Table:
         """A finite number above zero."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             self.fail(key, f"{value!r} is not a number")
-        if not 0 < value < float("inf"):
+        if not value > 0:
             self.fail(key, f"{value!r} is not above zero")
+        if value > sys.float_info.max:  # infinity, or a whole number of 400 digits
+            self.fail(key, "is too large")
         return float(value)
 
     def inner(self, key: str, data: Mapping[str, Any]) -> "Table":
