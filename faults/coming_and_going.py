@@ -52,7 +52,7 @@ async def planner(setting: Setting) -> Measured:
     rounds = setting.count(6, 2)
     took: list[float] = []
     async with (
-        swarm_of(setting, tiny_model(), tuple(TINY_TWICE), TINY_TWICE) as lab,
+        swarm_of(setting, tiny_model(), (100,) * 6) as lab,
         Swarm.connect(await lab.guest()) as swarm,
         Load(swarm, CLIENTS, TOKENS) as load,
     ):
