@@ -78,7 +78,8 @@ def load_slice(
         OutOfMemory: The device refused.
     """
     layers: dict[int, nn.Module] = {}
-    at_once = max(1, len(indices) // GROUPS)
+    plain = quantisation is Quantisation.NONE
+    at_once = max(1, len(indices) // GROUPS) if plain else 1
     groups = [indices[first : first + at_once] for first in range(0, len(indices), at_once)]
     if start or end or not groups:
         groups.insert(0, ())
