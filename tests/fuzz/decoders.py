@@ -422,8 +422,7 @@ def _read_address(text: str) -> None:
 
 @cache
 def _folder() -> tuple[Any, Path]:
-    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    holder = tempfile.TemporaryDirectory(prefix="helix-fuzz-", dir=place)
+    holder = tempfile.TemporaryDirectory(prefix="helix-fuzz-")
     return holder, Path(holder.name)
 
 

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plain", action="store_true", help="without atheris")
     given = parser.parse_args()
+    tempfile.tempdir = str(given.folder)  # libFuzzer ends the process without any clean-up
     inputs = given.folder / "inputs"
     inputs.mkdir(parents=True, exist_ok=True)
     fuzz = _coverage_guided if HAVE_ATHERIS and not given.plain else _by_chance
