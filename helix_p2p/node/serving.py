@@ -71,8 +71,9 @@ from helix_p2p.session.messages import (
     Trace,
     check_forward,
     check_sampled,
+    failure_of,
 )
-from helix_p2p.session.stage import StageLimits, StageMachine, failure_of
+from helix_p2p.session.stage import StageLimits, StageMachine
 from helix_p2p.types import LayerRange, PeerId, SessionId
 from helix_p2p.wire.framing import Buffer
 from helix_p2p.wire.registry import Message

@@ -60,10 +60,10 @@ from helix_p2p.session.messages import (
     Refused,
     Sampled,
     StageFailed,
+    failure_of,
 )
 from helix_p2p.session.prefill_window import PrefillWindow
 from helix_p2p.session.prefixes import PREFIX_BLOCK_TOKENS, PREFIX_HASH_BYTES, chain_of
-from helix_p2p.session.stage import failure_of
 from helix_p2p.session.window import DecodeWindows
 from helix_p2p.types import SESSION_ID_BYTES, LayerRange, PeerId, SessionId
 

@@ -20,7 +20,7 @@ from typing import Annotated
 from msgspec import Struct
 
 from helix_p2p.codec import at_most
-from helix_p2p.errors import ProtocolError
+from helix_p2p.errors import HelixError, ProtocolError
 from helix_p2p.types import MOST_LAYERS, MOST_TOKENS, LayerRange, PeerId, SessionId
 
 Tokens = Annotated[tuple[int, ...], at_most(MOST_TOKENS)]
@@ -70,6 +70,15 @@ class Failure:
     code: str
     message: str
     retry_after_s: float | None = None
+
+
+MESSAGE_CHARACTERS = 1000
+"""Of an error, on the wire."""
+
+
+def failure_of(error: HelixError) -> Failure:
+    """An error as it goes over the wire."""
+    return Failure(error.code, error.message[:MESSAGE_CHARACTERS], error.retry_after_s)
 
 
 # ── client and entry peer ──────────────────────────────────────────────────────────────────────
