@@ -170,6 +170,10 @@ def session_messages() -> list[object]:
         s.Forward(s.Phase.PREFILL, (SESSION,), (1,), (0,), (4,), (True,), (1, 2, 3, 4)),
         s.Sampled((SESSION,) * 2, (1, 1), (7, 9), (3, 4)),
         s.StageFailed(SESSION, 1, peers[0], failure),
+        s.GetTrace(SESSION, 1, True, 64),
+        s.TraceReply((4, 1), (False, True), "bf16", "bf16 int8"),
+        s.Rerun(LayerRange(4, 12), (4, 1), (False, True), "bf16", sampling),
+        s.RerunReply((7,), "", "bf16 int8"),
     ]
 
 
