@@ -12,7 +12,7 @@ from helix_p2p.cluster.announcement import Announcement
 from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.cluster.snapshot import Snapshot, snapshot_of
 from helix_p2p.identity import Identity, Signed
-from helix_p2p.membership.view import MemberEntry
+from helix_p2p.membership.entry import MemberEntry
 from helix_p2p.planning.plan import PLAN_KIND, Placement, Plan, SignedPlan
 from helix_p2p.types import Epoch, PeerId
 

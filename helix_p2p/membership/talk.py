@@ -13,6 +13,7 @@ from helix_p2p.membership.effects import Effect, LookUpMembers, PublishRecord, S
 from helix_p2p.membership.election import Election
 from helix_p2p.membership.gossip import Gossip
 from helix_p2p.membership.own import MemberConfig
+from helix_p2p.membership.questions import WORDS_PER_QUESTION
 from helix_p2p.membership.records import allowed_keys, life_left_s, member_key
 from helix_p2p.membership.timing import Now
 from helix_p2p.membership.trust import Trust
@@ -26,6 +27,7 @@ CONTACTS_PER_TICK = 16
 LOST_PER_ROUND = 2
 LOOK_UP_STRETCH_MEMBERS = 32
 """Above so many members the DHT is read less often, in proportion: one read costs 1 kB a member."""
+MEMBERS_PER_REPLY = 256
 NEWS_PER_MESSAGE = 24
 IN_TURN_PER_MESSAGE = 8
 """Words of members that are told in turn, so that who missed the news still learns of it."""
@@ -106,6 +108,15 @@ class Talk:
         if latest is not None and pong.plan_hash == plan_hash and pong.beat < number:
             out.append(SendTo(peer, m.Beat(latest)))
         return out
+
+    def known(self, words: tuple[bytes, ...]) -> m.MembersReply:
+        """The records of these words, or ours and everyone's when none are named."""
+        if not words:
+            records = [entry.record for entry in self._view][: MEMBERS_PER_REPLY - 1]
+            return m.MembersReply((self._voice.record, *records))
+        peers = (self._view.peer_of(word) for word in words[:WORDS_PER_QUESTION])
+        entries = (self._view.get(peer) for peer in peers if peer is not None)
+        return m.MembersReply(tuple(entry.record for entry in entries if entry is not None))
 
     def _shown_beat(self) -> tuple[bytes, int]:
         plan = self._adoption.current

@@ -4,12 +4,14 @@ Always: nobody is banned without a proof that convinces anyone, and no proof con
 its own eyes (its own plans are fenced by the high-water mark).
 """
 
+from helix_p2p.cluster.announcement import open_announcement
 from helix_p2p.errors import HandshakeRefused, PlanRejected
 from helix_p2p.identity import Signed
 from helix_p2p.membership.adoption import equivocation
 from helix_p2p.membership.credentials import Role, verify_credentials
 from helix_p2p.membership.messages import PushProof
 from helix_p2p.membership.revocations import RevocationsOrder, open_revocations, order_of
+from helix_p2p.planning.plan import SignedPlan
 from helix_p2p.types import PeerId
 
 
@@ -56,6 +58,29 @@ class Trust:
             now_unix_s=now_unix_s,
             revoked=self.revoked,
         )
+
+    def check_planner(self, signed: SignedPlan, now_unix_s: float) -> None:
+        """Whether a plan's planner may plan.
+
+        That is read from the announcement in the plan and the root's list. The list is not the same
+        everywhere at once, but it soon is; so honest peers disagree on a revoked planner's plan for
+        seconds, never for ever.
+
+        Raises:
+            PlanRejected: It may not, or does not show that it may.
+            SignatureError, DecodeError: Its announcement in the plan does not hold.
+        """
+        plan = signed.plan
+        word = next((r for r in plan.announcements if r.signer == plan.planner), None)
+        if word is None:
+            raise PlanRejected("planner", "its planner's announcement is missing")
+        said = open_announcement(word, self._swarm)
+        try:
+            roles = self.admit(said.credentials, plan.planner, now_unix_s)
+        except HandshakeRefused as error:
+            raise PlanRejected("planner", str(error)) from error
+        if Role.PLANNER not in roles:
+            raise PlanRejected("planner", f"{plan.planner} may not plan")
 
     def convict(self, proof: PushProof) -> PeerId | None:
         """Take a proof of equivocation.

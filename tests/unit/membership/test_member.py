@@ -19,7 +19,8 @@ from helix_p2p.membership.credentials import (
     invite_id_of,
     swarm_id_of,
 )
-from helix_p2p.membership.member import Effects, Member
+from helix_p2p.membership.member import Member
+from helix_p2p.membership.outbox import Effects
 from helix_p2p.membership.own import MemberConfig, OwnState
 from helix_p2p.membership.records import RecordRules, check_record
 from helix_p2p.membership.revocations import revoke

@@ -20,7 +20,9 @@ from helix_p2p.membership.credentials import (
     invite_id_of,
     swarm_id_of,
 )
-from helix_p2p.membership.member import RECHECK_S, Effects, Member
+from helix_p2p.membership.exclusion import RECHECK_S
+from helix_p2p.membership.member import Member
+from helix_p2p.membership.outbox import Effects
 from helix_p2p.membership.own import MemberConfig
 from helix_p2p.membership.records import RecordRules, check_record, member_key, revocations_key
 from helix_p2p.membership.revocations import newer_of, open_revocations, revoke

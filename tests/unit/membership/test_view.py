@@ -9,8 +9,9 @@ from helix_p2p.cluster.profile import SpeedProfile
 from helix_p2p.errors import HandshakeRefused, RecordRejected, SignatureError
 from helix_p2p.identity import Signed
 from helix_p2p.membership.credentials import ALL_ROLES, Role
+from helix_p2p.membership.plannable import weighty_change
 from helix_p2p.membership.timing import MembershipTiming
-from helix_p2p.membership.view import MembershipView, News, weighty_change
+from helix_p2p.membership.view import MembershipView, News
 from helix_p2p.types import LayerRange, PeerId
 
 from .makers import MODEL, SPEED, SWARM, announcement, at, peer, record

@@ -1,0 +1,48 @@
+"""What is known of one member.
+
+Always: only the view writes what a record brings; what the member showed of its own knowledge
+(`shown_*`) is written by whoever reads its pings.
+"""
+
+from dataclasses import dataclass
+
+from helix_p2p.cluster.announcement import Announcement
+from helix_p2p.identity import Signed
+from helix_p2p.membership.credentials import Role
+from helix_p2p.membership.detector import Detector
+from helix_p2p.types import PeerId
+
+
+@dataclass(slots=True)
+class MemberEntry:
+    """See the module's description.
+
+    Attributes:
+        peer: Who.
+        record: Its latest announcement, signed.
+        announcement: The same, read.
+        roles: What it may do.
+        detector: Whether it lives.
+        joined_s: Since when this run of it is a member.
+        admitted_s: When its certificate was looked at last.
+        word: Its record's word.
+        shown_word: The word of ours that it holds, as it says.
+        shown_beat: The plan and the beat that it holds, as it says.
+        rtt_s: Round trip, smoothed.
+        skew_s: Its wall clock minus ours.
+        skew_seen_s: When that was seen.
+    """
+
+    peer: PeerId
+    record: Signed
+    announcement: Announcement
+    roles: frozenset[Role]
+    detector: Detector
+    joined_s: float
+    admitted_s: float
+    word: bytes
+    shown_word: bytes = b""
+    shown_beat: tuple[bytes, int] | None = None
+    rtt_s: float | None = None
+    skew_s: float | None = None
+    skew_seen_s: float = 0.0

@@ -1,0 +1,129 @@
+"""Peers that are known and are no members: only a record of them was seen, or they are gone.
+
+A record in the DHT may be a ghost's, so its owner is a contact first, pinged a few times and then
+given up. Who is gone is remembered for a while, with the order of its last word: no older one
+brings it back, and who fell silent is called now and then, since a healed partition looks like
+nothing at all until someone calls.
+
+Always: at most as many contacts as members are kept; a contact is given up after a few silent
+pings, and who is gone is forgotten after ten minutes.
+"""
+
+from dataclasses import dataclass
+
+from helix_p2p.cluster.announcement import Announcement
+from helix_p2p.membership.timing import MembershipTiming
+from helix_p2p.types import PeerId
+
+CONTACT_TRIES = 4
+EXPIRE_EVERY_S = 10.0
+LOST_KEPT_S = 600.0
+"""Longer than any record lives, and than most partitions last."""
+
+WordOrder = tuple[int, int]
+"""`Announcement.order`: incarnation, then sequence."""
+
+
+@dataclass(slots=True)
+class _Gone:
+    order: WordOrder
+    gone_s: float
+    heard_only: bool
+    addresses: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Contact:
+    order: WordOrder
+    addresses: tuple[str, ...]
+    asked_s: float | None = None
+    tries: int = 0
+
+
+class Outsiders:
+    """See the module's description.
+
+    Args:
+        timing: How often a contact is pinged.
+        most_contacts: More are not kept.
+    """
+
+    def __init__(self, timing: MembershipTiming, most_contacts: int) -> None:
+        self._timing = timing
+        self._most_contacts = most_contacts
+        self._contacts: dict[PeerId, _Contact] = {}
+        self._gone: dict[PeerId, _Gone] = {}
+        self._expire_s = 0.0
+
+    # ── contacts ────────────────────────────────────────────────────────────────────────────────
+
+    def seen(self, peer: PeerId) -> WordOrder | None:
+        """The order of a contact's record; None when it is no contact."""
+        contact = self._contacts.get(peer)
+        return contact.order if contact is not None else None
+
+    def meet(self, peer: PeerId, said: Announcement) -> None:
+        """A record of it was seen; while there is room, it is a contact."""
+        if len(self._contacts) < self._most_contacts:
+            self._contacts[peer] = _Contact(said.order, said.addresses)
+
+    def drop_contact(self, peer: PeerId) -> None:
+        """It could not be reached."""
+        self._contacts.pop(peer, None)
+
+    def contacts_to_ping(self, now_s: float, most: int) -> list[PeerId]:
+        """Whom to ping now; each once a period, and given up after a few silent ones."""
+        due: list[PeerId] = []
+        for peer, contact in list(self._contacts.items()):
+            if contact.asked_s is not None and now_s - contact.asked_s < self._timing.ping_s:
+                continue
+            if contact.tries == CONTACT_TRIES:
+                del self._contacts[peer]
+            elif len(due) < most:
+                contact.asked_s, contact.tries = now_s, contact.tries + 1
+                due.append(peer)
+        return due
+
+    # ── the gone ────────────────────────────────────────────────────────────────────────────────
+
+    def last_word(self, peer: PeerId) -> WordOrder | None:
+        """What it said last; None when it is not known to be gone."""
+        gone = self._gone.get(peer)
+        return gone.order if gone is not None else None
+
+    def heard_only(self, peer: PeerId) -> bool:
+        """Whether it is gone and only its own voice brings it back."""
+        gone = self._gone.get(peer)
+        return gone is not None and gone.heard_only
+
+    def bury(self, peer: PeerId, said: Announcement, now_s: float, *, heard_only: bool) -> None:
+        """It is gone; `said` was its last word."""
+        self._contacts.pop(peer, None)
+        self._gone[peer] = _Gone(said.order, now_s, heard_only, said.addresses)
+
+    def lost_to_ping(self, most: int) -> list[PeerId]:
+        """Members that fell silent, in turn: when a partition heals, someone has to call first."""
+        lost = [peer for peer, gone in self._gone.items() if gone.heard_only][:most]
+        for peer in lost:
+            self._gone[peer] = self._gone.pop(peer)
+        return lost
+
+    def expire(self, now_s: float) -> None:
+        """Forget those who are gone for long; their records can no longer be anywhere."""
+        if now_s < self._expire_s:
+            return
+        self._expire_s = now_s + EXPIRE_EVERY_S
+        for peer in [p for p, gone in self._gone.items() if now_s - gone.gone_s > LOST_KEPT_S]:
+            del self._gone[peer]
+
+    # ── both ────────────────────────────────────────────────────────────────────────────────────
+
+    def addresses_of(self, peer: PeerId) -> tuple[str, ...]:
+        """Where it said it is reached."""
+        outsider = self._contacts.get(peer) or self._gone.get(peer)
+        return outsider.addresses if outsider is not None else ()
+
+    def joined(self, peer: PeerId) -> None:
+        """It is a member now."""
+        self._contacts.pop(peer, None)
+        self._gone.pop(peer, None)
