@@ -11,6 +11,7 @@ Why not torchao for int8: see docs/adr/0011.
 
 import importlib
 import logging
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
@@ -26,6 +27,8 @@ CPU_STRIP_ELEMENTS = 2**18
 19 ms with the whole matrix turned back at once; in float32 it takes 1.9 ms."""
 GPU_STRIP_ELEMENTS = 2**24
 """Bounds the temporary to 32 MiB in bfloat16."""
+CPU_NF4_STRIP_ELEMENTS = 2**16
+"""To quantise in: some 20 bytes each for a while. A whole number of blocks."""
 PACKED_PRODUCT_ROWS = 4
 """torch's fused product for bfloat16 on CPUs: 0.6 ms at one row where plain bfloat16 takes 1.5 ms,
 slower from eight rows on."""
@@ -56,11 +59,14 @@ class Int8Linear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = weight.shape
         rows = weight.detach()
-        scale = rows.abs().amax(1).float().clamp_(min=torch.finfo(torch.float16).tiny) / 127
+        scale = torch.empty(len(rows), device=rows.device)
         packed = torch.empty(rows.shape, dtype=torch.int8, device=rows.device)
         strip = _strip_rows(rows)
         for first in range(0, len(rows), strip):
-            part = rows[first : first + strip].float() / scale[first : first + strip, None]
+            part = rows[first : first + strip].float()
+            largest = part.abs().amax(1).clamp_(min=torch.finfo(torch.float16).tiny)
+            scale[first : first + strip] = largest / 127
+            part = part / scale[first : first + strip, None]
             packed[first : first + strip] = part.round_().to(torch.int8)
         self.weight = nn.Parameter(packed, requires_grad=False)
         self.scale = nn.Parameter(scale.to(weight.dtype), requires_grad=False)
@@ -98,13 +104,25 @@ def _strip_rows(matrix: torch.Tensor) -> int:
     return max(1, elements // matrix.shape[1])
 
 
-def quantise(layer: nn.Module, how: Quantisation) -> None:
-    """Replace a layer's matrices, in place."""
+def quantise(
+    layer: nn.Module,
+    how: Quantisation,
+    settle: Callable[[str, nn.Module], None] = lambda path, matrix: None,  # noqa: ARG005
+) -> None:
+    """Replace a layer's matrices, in place and one at a time.
+
+    Args:
+        layer: Whose.
+        how: By what.
+        settle: Given a matrix's path and module just before its turn, brings the weights to the
+            device and dtype to compute in; so just one is ever there whole.
+    """
     if how is Quantisation.NONE:
         return
-    for path, module in list(layer.named_modules()):
-        if _is_matrix(path, module):
-            layer.set_submodule(path, _quantised(module, how))
+    for path in [path for path, module in layer.named_modules() if _is_matrix(path, module)]:
+        matrix = layer.get_submodule(path)
+        settle(path, matrix)
+        layer.set_submodule(path, _quantised(matrix, how))
 
 
 def quantised_bytes(layer: nn.Module, how: Quantisation, dtype: torch.dtype) -> int:
@@ -205,27 +223,58 @@ def _quantised(module: Any, how: Quantisation) -> nn.Module:
 def _nf4(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Module:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses kernels nobody needs
     try:
-        bits: Any = importlib.import_module("bitsandbytes").nn
+        library: Any = importlib.import_module("bitsandbytes")
     except ImportError as error:
         raise ConfigError(
             "nf4 weights need bitsandbytes", hint="pip install 'helix-p2p[nf4]'"
         ) from error
     rows, columns = weight.shape
     with torch.device("meta"):
-        linear = bits.Linear4bit(
+        module: nn.Module = library.nn.Linear4bit(
             columns, rows, bias=False, compute_dtype=weight.dtype, quant_type="nf4"
         )
-    linear.weight = bits.Params4bit(
-        weight,
+    packed, state = _nf4_packed(library.functional, weight)
+    module.weight = library.nn.Params4bit(
+        packed,
         requires_grad=False,
+        quant_state=state,
         quant_type="nf4",
         blocksize=NF4_BLOCK,
         compress_statistics=True,
+        bnb_quantized=True,
     )
-    module: nn.Module = linear.to(weight.device)
     kept = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
     module.register_parameter("bias", kept)
     return module
+
+
+def _nf4_packed(functional: Any, weight: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """What bitsandbytes' `quantize_4bit` gives, but a strip at a time.
+
+    On a CPU its own way through a whole matrix takes some 20 bytes for each weight.
+    """
+    flat = weight.contiguous().view(-1)
+    strip = CPU_NF4_STRIP_ELEMENTS if weight.device.type == "cpu" else GPU_STRIP_ELEMENTS
+    packed = torch.empty(-(-len(flat) // 2), 1, dtype=torch.uint8, device=weight.device)
+    scales = torch.empty(-(-len(flat) // NF4_BLOCK), device=weight.device)
+    for first in range(0, len(flat), strip):
+        part, state = functional.quantize_4bit(
+            flat[first : first + strip], blocksize=NF4_BLOCK, quant_type="nf4"
+        )
+        packed[first // 2 : first // 2 + len(part)] = part
+        scales[first // NF4_BLOCK : first // NF4_BLOCK + len(state.absmax)] = state.absmax
+    offset = scales.mean()
+    codes, outer = functional.quantize_blockwise(scales - offset, blocksize=NF4_STATE_BLOCK)
+    return packed, functional.QuantState(
+        absmax=codes,
+        shape=weight.shape,
+        dtype=weight.dtype,
+        blocksize=NF4_BLOCK,
+        code=state.code,
+        quant_type="nf4",
+        offset=offset,
+        state2=outer,
+    )
 
 
 def _nf4_bytes(elements: int) -> int:

@@ -11,6 +11,7 @@ slice owns its memory and no longer needs the files.
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,14 +20,16 @@ from transformers.utils import logging as _transformers_logging
 
 from helix_p2p.engine.architecture import Absent, Architecture
 from helix_p2p.engine.checkpoint import Checkpoint, layer_of, renumber
-from helix_p2p.engine.memory import is_out_of_memory
+from helix_p2p.engine.memory import is_out_of_memory, trim_heap
 from helix_p2p.engine.merged_layer import MergedHead, MergedLayer, MergedSpan, merged
 from helix_p2p.engine.packed_linear import PackedLinear, pack
 from helix_p2p.engine.quantised import Quantisation, quantise, resident_bytes
 from helix_p2p.errors import ModelError, OutOfMemory
 
 GROUPS = 8
-"""Layers are read in so many parts: besides the slice, memory holds one part as it is on disk."""
+"""Layers are read in so many parts: besides the slice, memory holds one part as it is on disk.
+Layers to be quantised are read one by one."""
+FLOATS = frozenset((torch.float32, torch.bfloat16, torch.float16))
 
 transformers_logging: Any = _transformers_logging  # which is untyped
 
@@ -81,7 +84,7 @@ def load_slice(
     plain = quantisation is Quantisation.NONE
     at_once = max(1, len(indices) // GROUPS) if plain else 1
     groups = [indices[first : first + at_once] for first in range(0, len(indices), at_once)]
-    if start or end or not groups:
+    if start or end or not plain or not groups:
         groups.insert(0, ())
 
     def load(group: Sequence[int], *, ends: bool) -> nn.Module:
@@ -89,11 +92,16 @@ def load_slice(
         stored = checkpoint.read(set(wanted.values()))
         state = {name: stored[source] for name, source in wanted.items()}
         has_start, has_end = start and ends, end and ends
-        model = _fill(architecture, group, state, has_start, has_end, dtype, attention)
-        _settle(model, {tensor.untyped_storage().data_ptr() for tensor in stored.values()}, device)
+        read = _dtype_to_read(architecture, stored, dtype) if group and not plain else dtype
+        model = _fill(architecture, group, state, has_start, has_end, read, attention)
+        mapped = {tensor.untyped_storage().data_ptr() for tensor in stored.values()}
+        cast = None if read is dtype else dtype
+        settle = partial(_settle, mapped=mapped, device=device, dtype=cast)
         inner = model.get_submodule(architecture.decoder)
+        for layer in getattr(inner, architecture.layers):
+            quantise(layer, quantisation, partial(settle, copied="weight"))
+        settle("", model)
         for index, layer in zip(group, getattr(inner, architecture.layers), strict=True):
-            quantise(layer, quantisation)
             layers[index] = merged(layer)
         setattr(inner, architecture.layers, nn.ModuleList())
         return model
@@ -102,6 +110,7 @@ def load_slice(
         shell = load(groups[0], ends=True)
         for group in groups[1:]:
             load(group, ends=False)
+            trim_heap()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -154,6 +163,19 @@ def _wanted(
             if not found:
                 raise ModelError(f"{checkpoint.folder} has no tensor {source}")
     return wanted
+
+
+def _dtype_to_read(
+    architecture: Architecture, stored: Mapping[str, torch.Tensor], dtype: torch.dtype
+) -> torch.dtype:
+    """The dtype in which a layer to be quantised is read: as stored, so that no copy of it is made.
+
+    Where tensors differ, or the model's class keeps some in float32, transformers has to convert.
+    """
+    model: Any = architecture.model_class
+    kept = model._keep_in_fp32_modules or model._keep_in_fp32_modules_strict  # noqa: SLF001
+    found = {tensor.dtype for tensor in stored.values()}
+    return found.pop() if not kept and len(found) == 1 and found <= FLOATS else dtype
 
 
 def _fill(
@@ -221,19 +243,40 @@ def _fill(
     return filled.eval().requires_grad_(requires_grad=False)
 
 
-def _settle(model: nn.Module, mapped: set[int], device: torch.device) -> None:
-    """Move parameters to the device, or out of the mapped file; check that they are finite."""
+def _settle(
+    path: str,
+    model: nn.Module,
+    *,
+    mapped: set[int],
+    device: torch.device,
+    dtype: torch.dtype | None,
+    copied: str = "",
+) -> None:
+    """Move parameters to the device, or out of the mapped file; check that they are finite.
+
+    Args:
+        path: Where the module lies, for messages.
+        model: The module; what is quantised in it stays.
+        mapped: Where the file's storages begin.
+        device: To hold it on.
+        dtype: To hold it in; None leaves it.
+        copied: A parameter that is read just once from here on, so it may stay in the file.
+    """
     moved: dict[int, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point():
+            continue
         low, high = torch.aminmax(parameter.data)
         if not bool(torch.isfinite(low) & torch.isfinite(high)):
+            named = f"{path}.{name}" if path else name
             raise ModelError(
-                f"tensor {name} holds NaN or infinite numbers", hint="download it again"
+                f"tensor {named} holds NaN or infinite numbers", hint="download it again"
             )
         key = parameter.data_ptr()
         if key not in moved:
-            data = parameter.data.to(device)
-            if data.untyped_storage().data_ptr() in mapped or not data.is_contiguous():
+            data = parameter.data.to(device, dtype)
+            in_file = data.untyped_storage().data_ptr() in mapped and name != copied
+            if in_file or not data.is_contiguous():
                 data = data.clone(memory_format=torch.contiguous_format)
             moved[key] = data
         parameter.data = moved[key]

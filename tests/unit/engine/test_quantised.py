@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from helix_p2p.engine.quantised import (
@@ -93,6 +94,38 @@ def test_the_int8_product_is_exact_for_its_weights(dtype: str, rows: int) -> Non
         got = linear(given[None])[0].double()
     assert (got - wanted).norm() < 10 * torch.finfo(kind).eps * wanted.norm()
     assert (back - weight.double()).abs().max() < weight.abs().max() / 127
+
+
+@pytest.mark.parametrize("shape", [(33, 31), (300, 512)])  # less than a strip, and more than two
+def test_nf4_in_strips_is_what_bitsandbytes_makes_of_the_whole(shape: tuple[int, int]) -> None:
+    library = pytest.importorskip("bitsandbytes")
+    linear = nn.Linear(*reversed(shape), dtype=torch.bfloat16)
+    weight = linear.weight.detach().clone()
+    layer = nn.ModuleDict({"matrix": linear})
+    quantise(layer, Quantisation.NF4)
+    packed, state = library.functional.quantize_4bit(
+        weight, blocksize=64, compress_statistics=True, quant_type="nf4"
+    )
+    got = layer["matrix"].weight
+    assert torch.equal(got.data, packed)
+    for name in ("absmax", "offset", "code"):
+        assert torch.equal(getattr(got.quant_state, name), getattr(state, name))
+    assert torch.equal(got.quant_state.state2.absmax, state.state2.absmax)
+    assert got.quant_state.shape == state.shape
+
+
+def test_numbers_that_are_none_are_refused_by_name_before_they_are_quantised(
+    tmp_path: Path,
+) -> None:
+    make_model("Llama", tmp_path, **WIDE)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.2.mlp.up_proj.weight"][3, 4] = torch.nan
+    save_file(tensors, file, metadata={"format": "pt"})
+    config = EngineConfig(1 << 30, quantisation=Quantisation.INT8)
+    engine = TorchEngine(tmp_path, manifest_of(tmp_path), config)
+    with pytest.raises(ModelError, match=r"mlp\.up_proj\.weight holds NaN"):
+        engine.prepare(WHOLE)
 
 
 def test_a_row_of_zeros_stays_zero() -> None:
