@@ -1,7 +1,8 @@
 """What our plans serve beside Helix's, in the paper's own semantics, and what each gain is due to.
 
 A plan is made with a judge that replays seed 7; what is reported are seeds 1, 2 and 3, for Helix's
-published placements and for ours alike: same scheduler, same admission, same requests.
+published placements and for ours alike: same scheduler, same admission, same requests. Helix serves
+the 30B model by one pipeline for each kind of GPU, so each kind is a case of its own there.
 
 Always: plans depend on seeds and numbers of steps alone, so a row can be made again anywhere.
 """
@@ -16,6 +17,7 @@ from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.planning.plan import Placement
 from helix_p2p.planning.planner import PlanOptions, plan
 from helix_p2p.sim.helix.figures import Figures
+from helix_p2p.sim.helix.reference import ONLINE_S
 from helix_p2p.sim.helix.replay import HelixRun, replay
 from helix_p2p.sim.helix.routes import Scheduler
 from helix_p2p.sim.helix.setup import HelixSetup, planned_setup, published_setup
@@ -23,11 +25,10 @@ from helix_p2p.sim.native.workload import room_for, serve
 from helix_p2p.sim.rank import judge
 
 SEEDS = (1, 2, 3)
-STEPS = 800
-JUDGED_MOVES = 12
-ONLINE_S = 600.0
+STEPS = 3000
+JUDGED_MOVES = 60
 ATTRIBUTION_S = 200.0
-NATIVE_S = 40.0
+NATIVE_S = 180.0
 
 Figure = tuple[float, float, float]
 """Tokens per second, seconds per prompt, seconds per token."""
@@ -40,25 +41,42 @@ class Case:
     Attributes:
         cluster: Of the paper.
         model: `30b` or `70b`.
-        helix: Helix's placements there; separate pipelines are summed.
+        helix: Helix's placement there.
         arrivals: Online: tokens asked for per second, Helix's own rate.
         offline: What is asked of ours; None for no worse than Helix.
         online: Likewise.
+        kind: Of this GPU alone, with the artifact's T(k) of that kind.
     """
 
     cluster: str
     model: str
-    helix: tuple[str, ...]
-    arrivals: float | None
+    helix: str
+    arrivals: float | None = None
     offline: Figure | None = None
     online: Figure | None = None
+    kind: str | None = None
 
+    @property
+    def name(self) -> str:
+        """Of its section."""
+        return " ".join(part for part in (self.cluster, self.model, self.kind) if part)
+
+    def snapshot(self) -> Snapshot:
+        """What is planned for."""
+        mix = None if self.kind is None else MIXES[self.kind]
+        return reference_snapshot(self.cluster, self.model, only_kind=self.kind, mix=mix)
+
+
+MIXES = {"A100": "a100x4", "L4": "l4x8", "T4": "t4x12"}
 
 CASES = (
-    Case("single24", "70b", ("ilp",), 700.0, (255.0, 2.3, 1.15), (147.0, 9e9, 9e9)),
-    Case("geo24", "70b", ("ilp",), 320.0, (137.0, 9e9, 9e9), (66.0, 9e9, 9e9)),
-    Case("single24", "30b", ("ilp-a100", "ilp-l4", "ilp-t4"), None),
-    Case("geo24", "30b", ("ilp-a100", "ilp-l4", "ilp-t4"), None),
+    Case("single24", "70b", "ilp", 700.0, (255.0, 2.3, 1.15), (147.0, 9e9, 9e9)),
+    Case("geo24", "70b", "ilp", 320.0, (137.0, 9e9, 9e9), (66.0, 9e9, 9e9)),
+    *(
+        Case(cluster, "30b", f"ilp-{kind.lower()}", kind=kind)
+        for cluster in ("single24", "geo24")
+        for kind in MIXES
+    ),
 )
 
 
@@ -75,7 +93,7 @@ def section(case: Case, told: Callable[[str], None]) -> None:
     """Plan a case, replay it, and tell every line."""
     found, cpu_s = planned(case)
     ours = planned_setup(case.cluster, case.model, found)
-    told(f"## {case.cluster} {case.model}")
+    told(f"## {case.name}")
     told("")
     told(
         f"Flow {found.value_mtokens_per_s / 1000:.1f} tokens/s of at most "
@@ -99,7 +117,7 @@ def planned(case: Case) -> tuple[Placement, float]:
 
     options = PlanOptions(steps=STEPS, judge=judge(setup_of), judged_moves=JUDGED_MOVES)
     before = time.process_time()
-    found = plan(reference_snapshot(case.cluster, case.model), options)
+    found = plan(case.snapshot(), options)
     return found, time.process_time() - before
 
 
@@ -124,16 +142,9 @@ def figure(found: Figures) -> Figure:
     return found.decode_tokens_per_s, found.mean_prompt_s, found.mean_decode_s
 
 
-def together(parts: Sequence[Figure]) -> Figure:
-    """Pipelines side by side: rates add up, latencies weigh by rate."""
-    rate = sum(part[0] for part in parts)
-    prompt_s, token_s = (sum(p[0] * p[n] for p in parts) / max(rate, 1e-9) for n in (1, 2))
-    return rate, prompt_s, token_s
-
-
 def rows(case: Case, ours: HelixSetup, say: Callable[[str], None]) -> None:
     """The lines of one case: ours and Helix's, offline and online."""
-    helix = [published_setup(f"{case.cluster}/{case.model}/{name}") for name in case.helix]
+    helix = published_setup(f"{case.cluster}/{case.model}/{case.helix}")
     for setting, arrivals, wanted in (
         ("offline", None, case.offline),
         ("online", case.arrivals, case.online),
@@ -141,29 +152,27 @@ def rows(case: Case, ours: HelixSetup, say: Callable[[str], None]) -> None:
         if setting == "online" and arrivals is None:
             continue
         made = [figure(replay(ours, run)) for run in runs(arrivals)]
-        theirs = [
-            together([figure(replay(setup, run)) for setup in helix]) for run in runs(arrivals)
-        ]
+        theirs = [figure(replay(helix, run)) for run in runs(arrivals)]
         least = wanted or (_mean(theirs)[0], 9e9, 9e9)
         kept = _kept(_mean(made), least)
         if setting == "online":
             kept = kept and all(_mean(made)[n] < _mean(theirs)[n] for n in (1, 2))
         say(
-            f"| {case.cluster} {case.model} {setting} | {_shown(made)} | {_shown(theirs)} "
+            f"| {case.name} {setting} | {_shown(made)} | {_shown(theirs)} "
             f"| {_target(least, online=setting == 'online')} | {'kept' if kept else 'missed'} |"
         )
 
 
 def attribution(case: Case, ours: HelixSetup, say: Callable[[str], None]) -> None:
     """One thing swapped at a time, on one seed."""
-    theirs = published_setup(f"{case.cluster}/{case.model}/{case.helix[0]}")
+    theirs = published_setup(f"{case.cluster}/{case.model}/{case.helix}")
     for name, setup in (("Helix's", theirs), ("ours", ours)):
         for scheduler in Scheduler:
             run = HelixRun(
                 scheduler=scheduler, seed=SEEDS[0], duration_s=ATTRIBUTION_S, equal_admission=True
             )
             _line(say, f"{case.cluster} {case.model}", name, scheduler, figure(replay(setup, run)))
-        native = HelixRun(seed=SEEDS[0], feed=room_for(setup), warm_up_s=20.0, duration_s=NATIVE_S)
+        native = HelixRun(seed=SEEDS[0], feed=room_for(setup), warm_up_s=60.0, duration_s=NATIVE_S)
         got = figure(serve(setup, native))
         _line(say, f"{case.cluster} {case.model}", name, "native serving", got)
 

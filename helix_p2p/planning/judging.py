@@ -4,8 +4,8 @@ The judge (a replay, as a rule) is a hundred times as dear as the estimate. So t
 what it thinks much worse than the best is not shown. Verdicts are kept less what a migration costs,
 like the estimate's scores.
 
-Always: the best finalist is legal and only ever improves by the judge's word; deterministic where
-the judge is and nothing is stopped by the clock.
+Always: the best finalist is legal and only ever improves by the judge's word; nothing is judged
+twice; deterministic where the judge is and nothing is stopped by the clock.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,6 +14,7 @@ from random import Random
 from helix_p2p.planning.appraisal import Appraiser, Finalist
 from helix_p2p.planning.coverage import value_of
 from helix_p2p.planning.moves import Moves
+from helix_p2p.planning.plan import EdgeFlow
 
 COMPARED = 4
 """Finalists that are shown; a replay takes 0.3 s each at 24 peers."""
@@ -23,6 +24,8 @@ WORTH_SHOWING = 0.97
 
 Verdict = Callable[[Finalist], float]
 Report = Callable[[str, int, int, int], None]
+
+Likeness = tuple[EdgeFlow | tuple[int, int, int], ...]
 
 
 class Judging:
@@ -38,6 +41,7 @@ class Judging:
         self._appraiser, self._verdict, self._over = appraiser, verdict, over
         self._best: Finalist | None = None
         self._value = float("-inf")
+        self._shown: set[Likeness] = set()
 
     @property
     def best(self) -> Finalist:
@@ -47,21 +51,17 @@ class Judging:
 
     def compare(self, ranked: Iterable[Finalist]) -> None:
         """Show the first few that differ, in the order given."""
-        shown: list[Finalist] = []
         for one in ranked:
-            if len(shown) == COMPARED or (shown and self._over()):
+            if len(self._shown) == COMPARED or (self._shown and self._over()):
                 return
-            if any(one.routing.flows == other.routing.flows for other in shown):
-                continue
-            shown.append(one)
             self._offer(one)
 
     def improve(self, moves: int, bound: int, random: Random, report: Report) -> None:
         """Try so many changes of the best, one after another."""
         changes = Moves(self._appraiser.capacities, bound, random)
-        capacities, shown = self._appraiser.capacities, 0
+        capacities, until = self._appraiser.capacities, len(self._shown) + moves
         for step in range(100 * moves):
-            if shown == moves or self._over():
+            if len(self._shown) >= until or self._over():
                 return
             layout = changes.reshaped(self.best.layout)
             if value_of(capacities, layout) <= 0:
@@ -73,10 +73,22 @@ class Judging:
             if self._appraiser.score(one)[0] < bar - (1 - WORTH_SHOWING) * abs(bar):
                 continue
             report("judging", self.best.routing.value_mtokens_per_s, bound, step)
-            shown += 1
             self._offer(one)
 
     def _offer(self, one: Finalist) -> None:
+        """Ask for a verdict, unless the same, or its like with equal peers swapped, had one."""
+        likeness = self._likeness(one)
+        if likeness in self._shown:
+            return
+        self._shown.add(likeness)
         value = self._verdict(one) - self._appraiser.moving_costs(one)
         if value > self._value:
             self._best, self._value = one, value
+
+    def _likeness(self, one: Finalist) -> Likeness:
+        """What tells finalists apart: flows; where all links are alike, what each kind holds."""
+        if self._appraiser.snapshot.links or self._appraiser.live is not None:
+            return one.routing.flows
+        kinds = self._appraiser.capacities.kind.tolist()
+        held = zip(kinds, one.layout.starts.tolist(), one.layout.ends.tolist(), strict=True)
+        return tuple(sorted(held))

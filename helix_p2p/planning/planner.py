@@ -17,6 +17,7 @@ from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.errors import Cancelled
 from helix_p2p.planning.appraisal import Appraiser, Finalist
 from helix_p2p.planning.capacity import Capacities, Ints, capacities_of
+from helix_p2p.planning.chains import chain_layouts
 from helix_p2p.planning.cover_milp import MOST_COLUMNS, Solver, columns_of, tighten
 from helix_p2p.planning.coverage import Layout, value_of
 from helix_p2p.planning.hubs import hub_layouts
@@ -306,6 +307,8 @@ class _Run:
             found += [self._finalist(layout, "hub") for layout in hubs]
             by_kind = kind_split(self.snapshot, self.capacities)
             chosen = [*chosen, by_kind] if by_kind else chosen
+            chains = chain_layouts(self.capacities, chosen)
+            found += [self._finalist(layout, "chains") for layout in chains]
         for number, split in enumerate(chosen):
             begin, until = (0.6 + 0.3 * (number + more) / len(chosen) for more in (0, 1))
             if self._late(until):

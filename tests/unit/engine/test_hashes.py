@@ -69,8 +69,8 @@ def test_every_region_that_changes_is_found_before_its_layers_are_held(
 def test_only_the_layers_that_changed_are_lost(folder: Path) -> None:
     manifest = manifest_of(folder)
     header = read_header(weights(folder))
-    start, _ = header["model.layers.4.mlp.up_proj.weight"]["data_offsets"]
-    data = weights(folder).stat().st_size - max(t["data_offsets"][1] for t in header.values())
+    start, _ = header["model.layers.4.mlp.up_proj.weight"]
+    data = weights(folder).stat().st_size - max(end for _, end in header.values())
     engine = engine_of(folder, manifest)
     flip(weights(folder), data + start + 17, quietly=True)
     engine.install(engine.prepare(LayerRange(0, 4)))
