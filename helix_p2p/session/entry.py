@@ -7,12 +7,12 @@ fed again, from the first position, into caches that the new attempt opens (docs
 
 Always:
 - a delivered token has the next number, comes once, and is never changed by a repair;
-- what belongs to an earlier attempt has no effect; a stage speaks for itself, and what it says
-  against a neighbour costs the way between the two (routing/blame.py), never this peer;
+- what belongs to an earlier attempt has no effect (`pipelines.py`); a stage speaks for itself, and
+  what it says against a neighbour costs the way between both (routing/blame.py), never this peer;
 - nothing waits for ever: waiting, opening and every token have a deadline, repairs without progress
   are counted, and the client gets one typed `Refused` in the end;
 - waiting is bounded, and fair between client identities (`line.py`);
-- a peer that has become slow is left out where there is a way around it (routing/slowness.py);
+- who failed, is full or has become slow is left out of routes (routing/standing.py);
 - a peer that leaves, or was given other layers than the first, refuses what waits at once, so that
   clients go elsewhere.
 """
@@ -35,11 +35,8 @@ from helix_p2p.errors import (
     ProtocolError,
     from_wire,
 )
-from helix_p2p.routing.blame import Blame
-from helix_p2p.routing.masks import Masks
 from helix_p2p.routing.route import Route, Router
-from helix_p2p.routing.slowness import SlowPeers
-from helix_p2p.session import frames
+from helix_p2p.routing.standing import Standing
 from helix_p2p.session.effects import ClientKey, Deliver, Send
 from helix_p2p.session.generation import (
     EntryLimits,
@@ -54,7 +51,6 @@ from helix_p2p.session.line import Line, OpeningPace, StartRate
 from helix_p2p.session.messages import (
     Delivered,
     Failure,
-    FinishReason,
     Generate,
     Opened,
     Refused,
@@ -62,10 +58,8 @@ from helix_p2p.session.messages import (
     StageFailed,
     failure_of,
 )
-from helix_p2p.session.prefill_window import PrefillWindow
-from helix_p2p.session.prefixes import PREFIX_BLOCK_TOKENS, PREFIX_HASH_BYTES, chain_of
-from helix_p2p.session.window import DecodeWindows
-from helix_p2p.types import SESSION_ID_BYTES, LayerRange, PeerId, SessionId
+from helix_p2p.session.pipelines import Pipelines
+from helix_p2p.types import LayerRange, PeerId, SessionId
 
 EntryEffect = Send | Deliver
 SERVED_KEPT = 64
@@ -92,23 +86,12 @@ class EntryMachine:
     ) -> None:
         self._me = me
         self._model = model
-        self._router = router
-        self._random = random
-        self._secret = random.randbytes(PREFIX_HASH_BYTES)
         self._limits = limits or EntryLimits()
+        self._standing = Standing(me, router)
+        self._pipelines = Pipelines(me, random, self._limits)
         self._line = Line()
-        self._by_name: dict[SessionId, Generation] = {}
         self._starts = StartRate(self._limits.starts_per_s, self._limits.sessions_per_client)
         self._pace = OpeningPace()
-        self._windows = DecodeWindows()
-        self._slow = SlowPeers()
-        self._prefills = PrefillWindow()
-        self._failed: Masks[PeerId] = Masks()
-        self._blame = Blame()
-        self._busy: Masks[PeerId] = Masks(shortest_s=0.1, longest_s=2.0)
-        self._serving: Mapping[PeerId, LayerRange] = {}
-        self._hosts: Mapping[PeerId, str] = {}
-        self._epoch = 0
         self._draining = False
         self._arrivals = 0
         self.stats = EntryStats()
@@ -131,7 +114,7 @@ class EntryMachine:
 
     def asked_by(self, name: SessionId) -> tuple[ClientKey, SessionId] | None:
         """Whose generation the stages call `name`, and what its client calls it."""
-        generation = self._by_name.get(name)
+        generation = self._pipelines.named(name)
         return None if generation is None else (generation.client, generation.request.session)
 
     def neighbours(self) -> frozenset[PeerId]:
@@ -148,14 +131,9 @@ class EntryMachine:
         draining: bool = False,
     ) -> list[EntryEffect]:
         """The view changed: who serves what (ourselves included), on which host, by which plan."""
-        if epoch != self._epoch:
-            self._slow.forget()
-        self._serving, self._epoch = serving, epoch
+        moved = self._standing.see(serving, hosts, epoch)
         self._draining = draining
-        self._prefills.forget(serving)
-        if hosts != self._hosts:
-            self._hosts = hosts
-            self._windows.widen(self._width)
+        self._pipelines.see(serving, self._standing.width if moved else None)
         closed = self._closed()
         if closed is None:
             return self._admit(now_s)
@@ -213,7 +191,7 @@ class EntryMachine:
 
     def on_opened(self, sender: PeerId, message: Opened, now_s: float) -> list[EntryEffect]:
         """A stage reserved its room, or refused."""
-        generation = self._current(message.session, message.attempt)
+        generation = self._pipelines.current(message.session, message.attempt)
         if generation is None or generation.state is not State.OPENING:
             return []
         if sender not in generation.peers:
@@ -221,9 +199,7 @@ class EntryMachine:
         if message.failure is not None:
             error = self._said(sender, message.failure)
             return self._trouble(generation, sender, error, now_s)
-        generation.opened.add(sender)
-        generation.reused = min(generation.reused, _usable(message.reused, generation))
-        if len(generation.opened) < len(generation.route):
+        if not self._pipelines.opened(generation, sender, message.reused):
             return []
         self._pace.opened()
         return [*self._feed_all(generation, now_s), *self._admit(now_s)]
@@ -235,7 +211,7 @@ class EntryMachine:
             message.sessions, message.attempts, message.positions, message.tokens, strict=True
         )
         for session, attempt, position, token in rows:
-            generation = self._current(session, attempt)
+            generation = self._pipelines.current(session, attempt)
             if generation is None or generation.state is not State.RUNNING:
                 continue
             if sender != generation.route[-1].peer or position != len(generation.tokens):
@@ -246,39 +222,33 @@ class EntryMachine:
                 error = PeerLost(f"{sender} gave token {token}, which does not exist")
                 effects += self._trouble(generation, sender, error, now_s)
         # The pipelines first, then the clients, then those that wait.
-        return self._decode(now_s) + effects + self._admit(now_s)
+        return [*self._pipelines.decode(now_s), *effects, *self._admit(now_s)]
 
     def on_stage_failed(
         self, sender: PeerId, message: StageFailed, now_s: float
     ) -> list[EntryEffect]:
         """A stage cannot go on, or lost its next one."""
-        generation = self._current(message.session, message.attempt)
+        generation = self._pipelines.current(message.session, message.attempt)
         if generation is None or sender not in generation.peers:
             return []
         error = self._said(sender, message.failure)
-        peers, accused = generation.peers, message.peer
-        at = peers.index(sender)
-        neighbours = {peer for peer in peers[max(0, at - 1) : at + 2] if peer != self._me}
-        if accused == sender or accused not in neighbours:
-            return self._trouble(generation, sender, error, now_s)
-        way = (sender, accused) if accused in peers[at:] else (accused, sender)
-        if self._blame.accuse(sender, accused, way, now_s):
-            self._failed.fail(accused, now_s)
-        return self._trouble(generation, accused, error, now_s, accusation=True)
+        if self._standing.accuse(generation.peers, sender, message.peer, now_s):
+            return self._trouble(generation, message.peer, error, now_s, accusation=True)
+        return self._trouble(generation, sender, error, now_s)
 
     def dispute(self, way: tuple[PeerId, PeerId], now_s: float) -> None:
         """One of two neighbours does not say truly what went between them; routes avoid the way."""
-        self._blame.dispute(way, now_s)
+        self._standing.dispute(way, now_s)
 
     def on_peer_lost(self, peer: PeerId, now_s: float) -> list[EntryEffect]:
         """A stage's link broke or fell silent: every generation on it is repaired."""
-        self._failed.fail(peer, now_s)
+        self._standing.failed(peer, now_s)
         effects: list[EntryEffect] = []
         for generation in [g for g in self._line.all.values() if peer in g.peers]:
             if generation.state is not State.WAITING:
                 error = PeerLost(f"{peer} was lost")
                 effects += self._trouble(generation, peer, error, now_s, masked=True)
-        return effects + self._decode(now_s)
+        return [*effects, *self._pipelines.decode(now_s)]
 
     def tick(self, now_s: float) -> list[EntryEffect]:
         """Look at every deadline, and try what waits again."""
@@ -302,11 +272,11 @@ class EntryMachine:
                 case State.RUNNING:
                     others = [p for p in generation.peers if p != self._me]
                     effects += self._late(generation, others, now_s)
-        return effects + self._admit(now_s) + self._decode(now_s)
+        return [*effects, *self._admit(now_s), *self._pipelines.decode(now_s)]
 
     def _in_the_way(self, now_s: float) -> HelixError:
         """Why what waits was never tried: no room for it, or no way at all."""
-        if not self._prefills.has_room or self._busy.masked(now_s):
+        if not self._pipelines.has_room or self._standing.any_full(now_s):
             return Busy("other requests went before this one", retry_after_s=2.0)
         return NoRoute("no pipeline of live peers covers the model's layers", retry_after_s=5.0)
 
@@ -314,8 +284,7 @@ class EntryMachine:
         """Why no pipeline can begin here; what runs goes on."""
         if self._draining:
             return NotServing("this peer is leaving")
-        held = self._serving.get(self._me)
-        if held is None or held.start > 0:
+        if not self._standing.begins_here:
             return NotServing("this peer does not hold the model's first layers now")
         return None
 
@@ -339,57 +308,32 @@ class EntryMachine:
         """Open routes for what waits, as many at once as the stages' answers suggest."""
         effects: list[EntryEffect] = []
         line = self._line
-        while line.waiting and line.opening < self._pace.most and self._prefills.has_room:
+        while line.waiting and line.opening < self._pace.most and self._pipelines.has_room:
             generation = line.next()
-            route = self._find_route(generation, now_s)
+            avoid = frozenset(generation.request.avoid)
+            route = self._standing.route(avoid, generation.kv_tokens, now_s)
             if route is None:
                 break
             effects += self._open(generation, route, now_s)
         return effects
 
-    def _find_route(self, generation: Generation, now_s: float) -> Route | None:
-        masked = self._failed.masked(now_s) | self._busy.masked(now_s)
-        usable = {p: held for p, held in self._serving.items() if p not in masked}
-
-        def choose(serving: Mapping[PeerId, LayerRange]) -> Route | None:
-            return self._router.choose(self._me, serving, float(generation.kv_tokens))
-
-        asked = frozenset(generation.request.avoid)
-        for avoid in dict.fromkeys((asked | self._slow.slow(now_s), asked)):
-            rest = {p: held for p, held in usable.items() if p == self._me or p not in avoid}
-            route = self._blame.around(choose, rest, now_s)
-            if route is not None:
-                return route
-        return self._blame.around(choose, usable, now_s) if asked else None
-
     def _open(self, generation: Generation, route: Route, now_s: float) -> list[EntryEffect]:
-        generation.attempt += 1
-        generation.name = SessionId(self._random.randbytes(SESSION_ID_BYTES))
-        generation.route = route
-        self._by_name[generation.name] = generation
-        generation.opened = set()
         self._line.move(generation, State.OPENING)
-        self._windows.join(generation.name, route, self._width(route))
-        self._prefills.start(generation.name, len(generation.tokens), generation.peers)
         generation.deadline_s = now_s + self._limits.open_deadline_s
-        generation.announce = True
-        generation.reused = len(generation.tokens)
-        self._hash(generation)
-        return [*frames.openings(generation, self._me, self._epoch)]
+        width = self._standing.width(route)
+        return [*self._pipelines.open(generation, route, width, self._standing.epoch)]
 
     # ── inside: tokens ───────────────────────────────────────────────────────────────────────
 
     def _feed_all(self, generation: Generation, now_s: float) -> list[EntryEffect]:
         """Prefill everything that is known; the last chunk's last position gives the next token."""
         self._line.move(generation, State.RUNNING)
-        generation.fed = len(generation.tokens)
-        self._prefills.feed(generation.name, len(generation.tokens) - generation.reused, now_s)
         generation.deadline_s = (
             now_s
             + self._limits.token_deadline_s
             + len(generation.tokens) * self._limits.prefill_s_per_token * max(1, self.running)
         )
-        return [*frames.prefill(generation, self._me, self._limits.prefill_chunk_tokens)]
+        return [*self._pipelines.feed(generation, now_s)]
 
     def _on_token(self, generation: Generation, token: int, now_s: float) -> list[EntryEffect]:
         request = generation.request
@@ -400,14 +344,9 @@ class EntryMachine:
         generation.trouble = None
         generation.deadline_s = now_s + self._limits.token_deadline_s
         self.stats.tokens += 1
-        self._windows.returned(generation.name, now_s)
-        self._slow.token(generation.name, generation.peers, now_s)
-        self._prefills.answer(generation.name, now_s)
-        finished: FinishReason | None = None
-        if token in request.eos and not request.ignore_eos:
-            finished = FinishReason.STOP
-        elif generation.answered >= request.max_new_tokens:
-            finished = FinishReason.LENGTH
+        self._pipelines.returned(generation, now_s)
+        self._standing.token(generation.name, generation.peers, now_s)
+        finished = generation.finish_reason
         pipeline = (
             tuple((h.peer, h.layers) for h in generation.route) if generation.announce else ()
         )
@@ -419,24 +358,11 @@ class EntryMachine:
         ]
         if finished is not None:
             self.stats.finished += 1
-            for peer in generation.peers:
-                self._failed.succeed(peer)
-            self._blame.worked(generation.route)
+            self._standing.worked(generation.route)
             self.served.append(served(generation))
             return [*effects, *self._drop(generation, keep=True), *self._admit(now_s)]
-        self._windows.ready(generation.name)
+        self._pipelines.ready(generation)
         return effects
-
-    def _decode(self, now_s: float) -> list[EntryEffect]:
-        """Send the frames that the windows allow."""
-        return [
-            frames.decode([self._by_name[name] for name in names], self._me)
-            for names in self._windows.take(self._limits.decode_batch, now_s)
-        ]
-
-    def _width(self, route: Route) -> int:
-        """One frame per machine on the way; stages that share a host share its cores."""
-        return len({self._hosts.get(hop.peer, hop.peer) for hop in route})
 
     # ── inside: trouble ──────────────────────────────────────────────────────────────────────
 
@@ -445,7 +371,7 @@ class EntryMachine:
     ) -> list[EntryEffect]:
         error = DeadlineExceeded("the pipeline gave no answer in time")
         for peer in silent:
-            self._failed.fail(peer, now_s)
+            self._standing.failed(peer, now_s)
         at = silent[0] if silent else self._me
         return self._trouble(generation, at, error, now_s, masked=True)
 
@@ -467,7 +393,7 @@ class EntryMachine:
             error: How.
             now_s: Now.
             masked: It was seen to be gone, and is left out already.
-            accusation: Another stage says so; what that costs whom is `Blame`'s.
+            accusation: Another stage says so; what that costs whom is `Standing`'s.
         """
         if peer == self._me and not isinstance(error, (CapacityError, NetworkError)):
             return self._refuse(generation, error)
@@ -489,10 +415,9 @@ class EntryMachine:
             pass
         elif isinstance(error, CapacityError):
             self._pace.full()
-            if peer not in self._busy.masked(now_s):
-                self._busy.fail(peer, now_s)
+            self._standing.full(peer, now_s)
         elif not masked:
-            self._failed.fail(peer, now_s)
+            self._standing.failed(peer, now_s)
         self._line.move(generation, State.WAITING)
         return effects + self._admit(now_s)
 
@@ -505,33 +430,15 @@ class EntryMachine:
         self._line.remove(generation)
         return self._release(generation, keep=keep)
 
-    def _hash(self, generation: Generation) -> None:
-        if self._limits.reuse_prefixes:
-            generation.chain = chain_of(
-                self._secret, generation.identity, generation.tokens, generation.chain
-            )
-
     def _release(
         self, generation: Generation, lost: PeerId | None = None, *, keep: bool = False
     ) -> list[EntryEffect]:
         """Free what the generation holds on its stages; there may be room for others now."""
-        effects: list[EntryEffect] = []
-        self._windows.leave(generation.name)
-        self._slow.over(generation.name)
-        self._prefills.end(generation.name)
-        self._by_name.pop(generation.name, None)
+        self._standing.over(generation.name)
         for peer in generation.peers:
             if peer in generation.opened:
-                self._busy.succeed(peer)
-        if keep:
-            self._hash(generation)
-        effects += [s for s in frames.closings(generation, keep=keep) if s.to != lost]
-        generation.route = ()
-        return effects
-
-    def _current(self, session: SessionId, attempt: int) -> Generation | None:
-        generation = self._by_name.get(session)
-        return generation if generation is not None and generation.attempt == attempt else None
+                self._standing.had_room(peer)
+        return [*self._pipelines.end(generation, lost, keep=keep)]
 
     def _said(self, sender: PeerId, failure: Failure) -> HelixError:
         """A stage's error; another peer cannot tell that a client's request is wrong."""
@@ -540,9 +447,3 @@ class EntryMachine:
         if known or sender == self._me:
             return error
         return ProtocolError(f"{sender} failed: {failure.message}")
-
-
-def _usable(reused: int, generation: Generation) -> int:
-    """What a stage says it has; the last token must be fed, for the next one to come out."""
-    most = (len(generation.tokens) - 1) // PREFIX_BLOCK_TOKENS * PREFIX_BLOCK_TOKENS
-    return max(0, min(reused, most))

@@ -1,8 +1,8 @@
 """One generation at its entry peer: what was asked, what is known so far, where it runs.
 
 Always: `tokens` is the prompt followed by the answer and only ever grows; each pipeline that is
-opened has a higher `attempt` and a new `name`, drawn here. The client's session id goes no further
-than this peer: names on stages are nobody's to guess or to squat.
+opened has a higher `attempt` and a new `name` (`pipelines.py`). The client's session id goes no
+further than this peer: names on stages are nobody's to guess or to squat.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from math import inf
 from helix_p2p.errors import HelixError
 from helix_p2p.routing.route import Route
 from helix_p2p.session.effects import ClientKey
-from helix_p2p.session.messages import Generate, Sampling
+from helix_p2p.session.messages import FinishReason, Generate, Sampling
 from helix_p2p.types import PeerId, SessionId
 
 
@@ -69,7 +69,7 @@ GenerationKey = tuple[ClientKey, SessionId]
 
 @dataclass(slots=True)
 class Generation:
-    """A generation's state; only the entry machine changes it.
+    """A generation's state; only the entry machine and its pipelines change it.
 
     Attributes:
         client: The stream that gets the tokens.
@@ -122,6 +122,16 @@ class Generation:
     def answered(self) -> int:
         """Tokens of the answer so far."""
         return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why the latest token is the last one; None when it is not."""
+        request = self.request
+        if self.tokens[-1] in request.eos and not request.ignore_eos:
+            return FinishReason.STOP
+        if self.answered >= request.max_new_tokens:
+            return FinishReason.LENGTH
+        return None
 
     @property
     def kv_tokens(self) -> int:

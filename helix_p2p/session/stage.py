@@ -222,7 +222,8 @@ class StageMachine(Generic[P]):
             room -= count
             accepted.append(StepRow(open_, position, count, wanted, payload))
         self._inbox.put(message.phase, accepted)
-        return effects + self._next_step()
+        effects += self._steps.next()
+        return effects
 
     def on_stage_failed(self, sender: PeerId, message: StageFailed) -> list[Effect[P]]:
         """The next stage does not go on with a session: whoever can repair it is told."""
@@ -251,7 +252,7 @@ class StageMachine(Generic[P]):
     def on_drained(self, peer: PeerId) -> list[Effect[P]]:
         """There is room again on the way to a next stage."""
         self._inbox.congested.discard(peer)
-        return self._next_step()
+        return self._steps.next()
 
     def on_peer_lost(self, peer: PeerId) -> list[Effect[P]]:
         """A neighbour is gone: free what its sessions held, tell who can repair the others."""
@@ -299,7 +300,7 @@ class StageMachine(Generic[P]):
         ways = {open_.next for open_ in opens}
         if unchanged and len(ways) == 1 and (way := ways.pop()) is not None:
             forward = stage_frames.forward(step.phase, rows, opens)
-            return [SendRows(way, forward, tuple(range(len(rows)))), *self._next_step()]
+            return [SendRows(way, forward, tuple(range(len(rows)))), *self._steps.next()]
         onward: dict[PeerId, list[int]] = {}
         sampled: dict[PeerId, list[int]] = {}
         for index, open_ in enumerate(opens):
@@ -318,15 +319,15 @@ class StageMachine(Generic[P]):
                 step.phase, [rows[i] for i in chosen], [opens[i] for i in chosen]
             )
             effects.append(SendRows(peer, forward, tuple(chosen)))
-        return effects + self._next_step()
+        return effects + self._steps.next()
 
     def on_step_failed(self, error: HelixError) -> list[Effect[P]]:
         """The engine refused the step: find the row that it refuses, and end that session."""
         row = self._steps.failed()
         known = None if row is None else self._sessions.all.get(row.session)
         if row is None or known is None or known.open.attempt != row.attempt:
-            return self._next_step()
-        return self._fail(known.open, self._me, error) + self._next_step()
+            return self._steps.next()
+        return self._fail(known.open, self._me, error) + self._steps.next()
 
     def on_cache_failed(self, session: SessionId, error: HelixError) -> list[Effect[P]]:
         """The engine could not open a cache that the ledger had admitted."""
@@ -375,6 +376,3 @@ class StageMachine(Generic[P]):
         """Positions of a session's cache that are written, from the first on without a gap."""
         first = self._steps.first_position(known.open)
         return known.filled or known.reused if first is None else first
-
-    def _next_step(self) -> list[Effect[P]]:
-        return [*self._steps.next()]

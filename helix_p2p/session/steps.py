@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from msgspec.structs import replace
 
-from helix_p2p.session.effects import RunStep, StepRow
+from helix_p2p.session.effects import Effect, RunStep, StepRow
 from helix_p2p.session.inbox import Inbox
 from helix_p2p.session.messages import Open
 from helix_p2p.session.pace import PrefillPace
@@ -39,7 +39,7 @@ class Steps(Generic[P]):
         self._changes_before = 0
         self._again: deque[RunStep[P]] = deque()
 
-    def next(self) -> list[RunStep[P]]:
+    def next(self) -> list[Effect[P]]:
         """The step to run now; none while one is out, or when nothing can run."""
         if self._running is not None:
             return []

@@ -67,12 +67,14 @@ def test_another_clients_prompts_are_nobody_elses() -> None:
     swarm = Swarm(HELD, LAYERS, seed=3, chunk=50)
     prompt = words(5, 130)
     one_after_another(swarm, ask(1, prompt))
-    secret = swarm.peers["a"].entry._secret
-    swarm.peers["a"].entry._secret = bytes(16)  # as another client's, or another entry peer's
+    secret = swarm.peers["a"].entry._pipelines._secret
+    swarm.peers["a"].entry._pipelines._secret = bytes(
+        16
+    )  # as another client's, or another entry peer's
     before = swarm.peers["b"].engine.computed
     one_after_another(swarm, ask(2, prompt))
     assert swarm.peers["b"].engine.computed - before == 139
-    swarm.peers["a"].entry._secret = secret
+    swarm.peers["a"].entry._pipelines._secret = secret
     before = swarm.peers["b"].engine.computed
     one_after_another(swarm, ask(3, prompt))
     assert swarm.peers["b"].engine.computed - before == 139 - 128

@@ -31,9 +31,11 @@ HOG, ANN = PeerId("hog"), PeerId("ann")
 SERVING = {ME: LayerRange(0, 4), LAST: LayerRange(4, 8)}
 
 
-def machine(serving=SERVING, **limits):
+FLOWS = (EdgeFlow(None, ME, 1), EdgeFlow(ME, LAST, 1), EdgeFlow(LAST, None, 1))
+
+
+def machine(serving=SERVING, flows=FLOWS, **limits):
     router = Router(8)
-    flows = (EdgeFlow(None, ME, 1), EdgeFlow(ME, LAST, 1), EdgeFlow(LAST, None, 1))
     router.follow(Placement((), flows, 1, 1, MinCut(), "test", 0.0))
     entry = EntryMachine(
         ME, ModelLimits(8, 100, 50), router, random.Random(1), EntryLimits(**limits)
@@ -337,13 +339,12 @@ def test_peer_that_was_given_other_layers_refuses_what_waits_and_finishes_what_r
 
 
 def test_stage_that_has_become_slow_is_left_out_where_there_is_a_way_around():
-    entry = machine({**SERVING, OTHER: LayerRange(4, 8)})
     flows = (
         EdgeFlow(None, ME, 2),
         *(EdgeFlow(ME, last, 1) for last in (LAST, OTHER)),
         *(EdgeFlow(last, None, 1) for last in (LAST, OTHER)),
     )
-    entry._router.follow(Placement((), flows, 2, 2, MinCut(), "test", 0.0))
+    entry = machine({**SERVING, OTHER: LayerRange(4, 8)}, flows)
     now_s, used = 0.0, []
     for number in range(60):
         open_ = opens(ask(entry, number, now_s=now_s, ignore_eos=True, long=True))[0]
