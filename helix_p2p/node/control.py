@@ -24,7 +24,7 @@ from helix_p2p.membership.messages import (
 from helix_p2p.net.channel import Channel
 from helix_p2p.net.probe import answer_probe
 from helix_p2p.net.transport import Buffer
-from helix_p2p.session.messages import GetTrace, Rerun
+from helix_p2p.session.recheck_messages import GetTrace, Rerun
 from helix_p2p.types import PeerId
 from helix_p2p.wire.registry import Message
 

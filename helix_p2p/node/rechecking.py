@@ -33,7 +33,8 @@ from helix_p2p.routing.recheck import (
     tolerance,
 )
 from helix_p2p.session.generation import Served
-from helix_p2p.session.messages import GetTrace, Rerun, RerunReply, Sampling, TraceReply
+from helix_p2p.session.messages import Sampling
+from helix_p2p.session.recheck_messages import GetTrace, Rerun, RerunReply, TraceReply
 from helix_p2p.types import LayerRange, PeerId
 from helix_p2p.wire.registry import Message
 

@@ -5,6 +5,7 @@ Ranges: 1–31 membership and control, 32–63 client and entry peer, 64–95 en
 
 from helix_p2p.membership import messages as m
 from helix_p2p.session import messages as s
+from helix_p2p.session import recheck_messages as r
 
 Message = (
     m.Hello
@@ -37,10 +38,10 @@ Message = (
     | s.Forward
     | s.Sampled
     | s.StageFailed
-    | s.GetTrace
-    | s.TraceReply
-    | s.Rerun
-    | s.RerunReply
+    | r.GetTrace
+    | r.TraceReply
+    | r.Rerun
+    | r.RerunReply
 )
 
 TYPE_OF_NUMBER: dict[int, type[Message]] = {
@@ -74,10 +75,10 @@ TYPE_OF_NUMBER: dict[int, type[Message]] = {
     67: s.Forward,
     68: s.Sampled,
     69: s.StageFailed,
-    70: s.GetTrace,
-    71: s.TraceReply,
-    72: s.Rerun,
-    73: s.RerunReply,
+    70: r.GetTrace,
+    71: r.TraceReply,
+    72: r.Rerun,
+    73: r.RerunReply,
 }
 
 NUMBER_OF_TYPE: dict[type[Message], int] = {cls: n for n, cls in TYPE_OF_NUMBER.items()}

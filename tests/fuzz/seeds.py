@@ -21,6 +21,7 @@ from helix_p2p.planning.plan import PLAN_KIND, MinCut, Plan, SignedPlan, open_pl
 from helix_p2p.planning.planner import PlanOptions
 from helix_p2p.planning.planner import plan as plan_swarm
 from helix_p2p.session import messages as s
+from helix_p2p.session import recheck_messages as r
 from helix_p2p.types import Epoch, LayerRange, PeerId, SessionId
 from tests.fuzz.trees import key
 
@@ -170,10 +171,10 @@ def session_messages() -> list[object]:
         s.Forward(s.Phase.PREFILL, (SESSION,), (1,), (0,), (4,), (True,), (1, 2, 3, 4)),
         s.Sampled((SESSION,) * 2, (1, 1), (7, 9), (3, 4)),
         s.StageFailed(SESSION, 1, peers[0], failure),
-        s.GetTrace(SESSION, 1, True, 64),
-        s.TraceReply((4, 1), (False, True), "bf16", "bf16 int8"),
-        s.Rerun(LayerRange(4, 12), (4, 1), (False, True), "bf16", sampling),
-        s.RerunReply((7,), "", "bf16 int8"),
+        r.GetTrace(SESSION, 1, True, 64),
+        r.TraceReply((4, 1), (False, True), "bf16", "bf16 int8"),
+        r.Rerun(LayerRange(4, 12), (4, 1), (False, True), "bf16", sampling),
+        r.RerunReply((7,), "", "bf16 int8"),
     ]
 
 

@@ -15,7 +15,7 @@ import torch
 from helix_p2p.net.requests import Requests, serve_requests
 from helix_p2p.node.rechecking import Outcome, Rechecker, TraceService
 from helix_p2p.routing.recheck import RecheckLimits, Rechecks, Verdict
-from helix_p2p.session.messages import GetTrace, Rerun
+from helix_p2p.session.recheck_messages import GetTrace, Rerun
 from helix_p2p.types import LayerRange, PeerId
 from tests.integration.serving.test_fixed_ranges import LAYERS, Pipeline
 from tests.unit.engine.tiny import make_model
