@@ -46,13 +46,17 @@ print((peak[0] - base) / (engine.weight_bytes - held))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Layers of 6.9 MB, in bfloat16; their largest matrix is a fifth of that."""
+    """Layers of 6.9 MB, in bfloat16; their largest matrix is a fifth of that.
+
+    So many that what a load needs beside them, whatever its size (up to 14 MB on a busy machine),
+    counts little: in int8 they are 110 MB.
+    """
     path = tmp_path_factory.mktemp("model")
     config = LlamaConfig(
         hidden_size=512,
         intermediate_size=1536,
         num_attention_heads=8,
-        num_hidden_layers=17,
+        num_hidden_layers=33,
         vocab_size=1000,
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(path)
