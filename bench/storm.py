@@ -1,14 +1,17 @@
 """`./scripts/bench storm`: many lives of hostile, lossy, churning swarms against the invariants.
 
 One line per seed that breaks something, with how to replay it; then a table. Exits with 1 if any
-seed broke an invariant.
+seed broke an invariant. With `--keep FILE` each life is written there as it ends, and a run that
+was stopped goes on where it was.
 """
 
+import json
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import repeat
+from pathlib import Path
 
 import click
 
@@ -40,6 +43,19 @@ def one(seed: int, most_peers: int) -> Life:
     except Broken as error:
         broken = str(error)
     return Life(seed, weather, seen, broken, virtual_s, time.process_time() - began_s)
+
+
+def kept(path: Path | None, seeds: range) -> list[Life]:
+    """Lives of these seeds that an earlier run left."""
+    if path is None or not path.exists():
+        return []
+    lives = []
+    for line in path.read_text().splitlines():
+        said = json.loads(line)
+        said["weather"] = Weather(**said["weather"])
+        said["seen"] = Seen(**said["seen"]) if said["seen"] else None
+        lives.append(Life(**said))
+    return [life for life in lives if life.seed in seeds]
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -75,13 +91,21 @@ HEAD = """\
 @click.option("--seed", type=int, help="Replay just this one.")
 @click.option("--most-peers", default=60, show_default=True, help="Of the largest swarm.")
 @click.option("--jobs", default=1, show_default=True, help="Processes.")
-def main(seeds: int, first: int, seed: int | None, most_peers: int, jobs: int) -> None:
+@click.option("--keep", type=click.Path(path_type=Path), help="Write lives here; go on from them.")
+def main(
+    seeds: int, first: int, seed: int | None, most_peers: int, jobs: int, keep: Path | None
+) -> None:
     """Twelve to sixty machines: loss, skew, crashes, partitions, a hostile quarter."""
     numbers = range(first, first + seeds) if seed is None else range(seed, seed + 1)
-    lives: list[Life] = []
+    lives = kept(keep, numbers)
+    done = {life.seed for life in lives}
+    to_live = [number for number in numbers if number not in done]
     with ProcessPoolExecutor(jobs) as pool:
-        for life in pool.map(one, numbers, repeat(most_peers)):
+        for life in pool.map(one, to_live, repeat(most_peers)):
             lives.append(life)
+            if keep is not None:
+                with keep.open("a") as file:
+                    file.write(json.dumps(asdict(life)) + "\n")
             if life.broken or seed is not None:
                 click.echo(f"{life.seed}: {life.weather} {life.broken or life.seen}")
     click.echo(HEAD)

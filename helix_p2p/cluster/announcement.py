@@ -66,6 +66,9 @@ class Announcement:
         uplink_bytes_per_s: Measured or set limit; None when unknown.
         downlink_bytes_per_s: Likewise.
         credentials: Encoded certificate chain, empty in an open swarm.
+        protocol_version: Of whoever wrote it.
+        since: The sequence with which it began to say this. So who returns to what it said before
+            does not return to the word it had then, which others know and would not ask for.
     """
 
     incarnation: int
@@ -87,6 +90,7 @@ class Announcement:
     downlink_bytes_per_s: float | None = None
     credentials: bytes = b""
     protocol_version: int = field(default=PROTOCOL_VERSION)
+    since: int = 0
 
     @property
     def order(self) -> tuple[int, int]:
@@ -115,7 +119,7 @@ def open_announcement(record: Signed, swarm: str) -> Announcement:
     """
     record.verify(kind=ANNOUNCEMENT_KIND, swarm=swarm)
     said = codec.decode(record.body, Announcement, limit_bytes=ANNOUNCEMENT_LIMIT_BYTES)
-    if said.incarnation < 0 or said.sequence < 0 or said.memory_bytes < 0:
+    if min(said.incarnation, said.sequence, said.since, said.memory_bytes) < 0:
         raise RecordRejected("an announcement's counters and sizes are never negative")
     if len(said.links) > 64 or len(said.addresses) > 16:
         raise RecordRejected("an announcement names at most 64 links and 16 addresses")
@@ -126,7 +130,8 @@ def open_announcement(record: Signed, swarm: str) -> Announcement:
 def word_of(record: Signed, swarm: str) -> bytes:
     """Eight bytes that stay equal while a peer says the same, whatever its sequence.
 
-    They change every `WORD_LIFE_S` all the same, for each peer at another moment.
+    They change every `WORD_LIFE_S` all the same, for each peer at another moment, and what was
+    changed never comes back.
 
     Raises:
         As `open_announcement`.

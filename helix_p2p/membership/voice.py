@@ -28,7 +28,7 @@ class Voice:
         self._may_plan = may_plan
         self._renewed_s = now.s
         self._gap_s = config.timing.publish_gap_s
-        self._sequence = 0
+        self._sequence = self._since = 0
         self._told_s = now.s - self._gap_s
         self._due_s: float | None = now.s
         self.own = OwnState()
@@ -61,6 +61,7 @@ class Voice:
             uplink_bytes_per_s=own.uplink_bytes_per_s,
             downlink_bytes_per_s=own.downlink_bytes_per_s,
             credentials=config.credentials,
+            since=self._since,
         )
         self.record = self.announcement.signed(config.identity, config.swarm)
         self.word = word_of(self.record, config.swarm)
@@ -72,7 +73,7 @@ class Voice:
 
     def change(self, own: OwnState, plan: SignedPlan | None, now: Now) -> None:
         """Something about this peer changed; it is to be told."""
-        self.own = own
+        self.own, self._since = own, self._sequence + 1
         self.renew(plan, now)
         if self._due_s is None:
             self._due_s = max(now.s, self._told_s + self._gap_s)

@@ -198,6 +198,20 @@ def test_unknown_word_is_asked_of_who_mentions_it_and_old_ones_are_not() -> None
     assert [r.signer for r in reply.announcements] == [peer(2)]
 
 
+def test_who_returns_to_what_it_said_before_is_asked_for_it_anew() -> None:
+    owner, member = make(3), with_members(1, 2)
+    here = OwnState(PeerState.SERVING, 8_000, SPEED, LayerRange(0, 2))
+    there = replace(here, serving=LayerRange(2, 4))
+    for step, own in enumerate((here, there, here)):
+        owner.set_own(own, at(step))
+        news = (word_of(owner.record, SWARM),)
+        asked = member.on_message(peer(1), ping(1, 2 + step, s=step, news=news), at(step))
+        assert sent(m.GetMembers, asked) == [m.GetMembers(news)]
+        member.on_message(peer(1), m.MembersReply((owner.record,)), at(step))
+    member.on_message(peer(3), m.MembersReply((owner.record,)), at(3))
+    assert member.serving()[peer(3)] == LayerRange(0, 2)
+
+
 def test_who_leaves_says_so_and_is_silent_ever_after() -> None:
     member = with_members(1, 2)
     effects = member.leave(at(1))
