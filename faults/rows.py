@@ -137,7 +137,8 @@ ROWS: tuple[Row, ...] = (
         "weights",
         "a weight file is corrupt",
         "never announced; fetched again; every flipped region found",
-        "a byte flipped in each region of the file, and a peer that is given such a file",
+        "a byte flipped in each region of the file; a peer whose downloaded file rots (the hub is "
+        "on loopback), and one whose own folder did",
         2,
         rotten,
     ),

@@ -12,6 +12,7 @@ import random
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from faults.table import CannotMeasure, Measured, Setting
 from helix_p2p.engine.manifest import read_manifest
 from helix_p2p.errors import ConfigError, HelixError
 from helix_p2p.node.state import HighWaterMark, StateDir
+from tests.e2e.lab import lab
+from tests.hub import local_hub
 
 SWARM = "swarm"
 
@@ -160,24 +163,72 @@ async def rotten(setting: Setting) -> Measured:
             finally:
                 file.seek(at)
                 file.write(old)
+    if missed:
+        raise AssertionError(f"{missed} of {regions} flipped regions were not found")
+    refused = await _rotten_folder(setting, model)
+    mended = await _rotten_download(setting)
+    return Measured(
+        f"{regions}/{regions} flipped regions found; {mended}; {refused}",
+        kept=True,
+        figures={"regions": regions, "missed": missed},
+    )
+
+
+async def _rotten_folder(setting: Setting, model: Path) -> str:
+    """A peer that is given a folder of the person's own with a rotten file never joins."""
+    weights = model / "model.safetensors"
     async with swarm_of(setting, tiny_model(), (100, 100)) as lab:
         with weights.open("r+b") as file:
-            _flip(file, size // 2)
-        rotten_lab_model, lab.model = lab.model, model
+            _flip(file, weights.stat().st_size // 2)
+        lab.model = model
         peer = await lab.peer("rotten", 100)
         async with asyncio.timeout(60):
             status = await peer.process.wait()
             await asyncio.gather(*peer.readers)
-        lab.model = rotten_lab_model
-        joined = any(event["event"] == "joined" for event in peer.events)
     words = next((line for line in peer.errors if line.strip()), "")
-    said = (
-        f"{regions - missed}/{regions} flipped regions found; a peer with a rotten file never "
-        f"joins (status {status}) and says: {words[:120]}. It is not fetched again by itself"
+    if status == 0 or not words or any(event["event"] == "joined" for event in peer.events):
+        raise AssertionError(f"a peer with a rotten folder ended with {status}: {words}")
+    return f"one with a rotten folder of its own ends with status {status} and says why"
+
+
+async def _rotten_download(setting: Setting) -> str:
+    """A peer whose downloaded weights rot between two starts fetches them again and serves."""
+    with local_hub(tiny_model()) as hub, tempfile.TemporaryDirectory() as home:
+        folder = setting.folder / "download"
+        folder.mkdir()
+        async with lab(folder, Path(hub.repository)) as made:
+            made.environment |= {
+                "HF_ENDPOINT": hub.endpoint,
+                "HF_HOME": home,
+                "HF_HUB_OFFLINE": "0",
+                "XDG_CACHE_HOME": home,
+            }
+            await made.bootstrap()
+            await made.peer("rotting", 100)
+            await made.serving("rotting")
+            before = hub.served["model.safetensors"]
+            await made.stop("rotting")
+            _rot(Path(home))
+            began_s = time.monotonic()
+            await made.restart("rotting")
+            await made.serving("rotting")
+            took_s = time.monotonic() - began_s
+            fetched = hub.served["model.safetensors"] - before
+    if fetched != 1:
+        raise AssertionError(f"the rotten file was fetched {fetched} times")
+    return (
+        "a peer whose downloaded file rots while it is stopped, with the same size and time, "
+        f"fetches it again and serves after {took_s:.1f} s"
     )
-    if missed or joined:
-        raise AssertionError(said)
-    return Measured(said, kept=False, figures={"regions": regions, "missed": missed})
+
+
+def _rot(home: Path) -> None:
+    """Flip a byte of downloaded weights without touching size or time, as a failing disk does."""
+    weights = next(home.glob("**/snapshots/*/model.safetensors"))
+    stat = weights.stat()
+    with weights.open("r+b") as file:
+        _flip(file, stat.st_size // 2)
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def _flip(file, at: int) -> bytes:  # type: ignore[no-untyped-def]

@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator
 from helix_p2p.cluster.announcement import PeerState
 from helix_p2p.cluster.manifest import Manifest
 from helix_p2p.engine.hub import find_model
-from helix_p2p.engine.manifest import read_manifest
 from helix_p2p.errors import ConfigError
 from helix_p2p.membership.adoption import HighWater
 from helix_p2p.membership.credentials import open_swarm_id_of
@@ -63,8 +62,8 @@ class BootstrapNode:
             HelixError: It cannot start; one line says why.
         """
         with StateDir(config.state_dir) as state:
-            name, folder = await asyncio.to_thread(find_model, config.model)
-            manifest = await asyncio.to_thread(lambda: read_manifest(folder, name=name))
+            model = await asyncio.to_thread(find_model, config.model)
+            manifest = await asyncio.to_thread(model.manifest)
             identity = state.identity()
             if config.open_swarm:
                 swarm = open_swarm_id_of(manifest.manifest_hash)
@@ -94,7 +93,7 @@ class BootstrapNode:
                     public_name="bootstrap",
                     timing=config.timing,
                 ),
-                files=read_shared_files(folder, manifest),
+                files=read_shared_files(model.folder, manifest),
             )
             node = cls(config, belonging, manifest, on_event)
             async with (

@@ -15,14 +15,11 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from random import SystemRandom
 
 from helix_p2p.cluster.announcement import PeerState
 from helix_p2p.cluster.manifest import Manifest
-from helix_p2p.engine.hashes import Refetch
-from helix_p2p.engine.hub import find_model, refetcher
-from helix_p2p.engine.manifest import read_manifest
+from helix_p2p.engine.hub import FoundModel, find_model
 from helix_p2p.errors import ConfigError, HelixError, ModelError
 from helix_p2p.identity import Identity
 from helix_p2p.membership import effects as fx
@@ -112,15 +109,16 @@ class PeerNode:
         with StateDir(config.state_dir) as state:
             identity = state.identity()
             invite = usable_invite(config.invite, time.time()) if config.invite else None
-            manifest, folder, refetch = await asyncio.to_thread(_find, config, invite)
+            model = await asyncio.to_thread(_find, config, invite)
+            manifest = await asyncio.to_thread(model.manifest)
             belonging = _belong(config, invite, identity, manifest)
             async with reaching(identity, belonging, config.network, state) as transport:
                 on_event(NodeEvent("measuring", "finding the device and measuring its speed"))
-                loan = await asyncio.to_thread(lend, config, folder, manifest, refetch)
+                loan = await asyncio.to_thread(lend, config, model.folder, manifest, model.refetch)
                 on_event(_measured(loan))
                 await asyncio.to_thread(_set_garbage_aside)
                 node = cls(config, belonging, loan, on_event)
-                place = node._place(identity, state, read_shared_files(folder, manifest))
+                place = node._place(identity, state, read_shared_files(model.folder, manifest))
                 try:
                     async with (
                         presence(place, transport, node._observe, node.status) as here,
@@ -438,13 +436,13 @@ class _Asking:
         )
 
 
-def _find(config: PeerConfig, invite: Invite | None) -> tuple[Manifest, Path, Refetch | None]:
-    """The model's manifest and folder, and how to get a file again; hashes files the first time."""
+def _find(config: PeerConfig, invite: Invite | None) -> FoundModel:
+    """The model that is asked for, or that the invite names."""
     named = config.model or (invite.model_name if invite else None)
     if named is None:
         raise ConfigError("no model is named", hint="give its folder or org/name with --model")
     try:
-        name, folder = find_model(named)
+        return find_model(named)
     except ModelError as error:
         if config.model is None and "/" not in named:  # a folder's name, which leads nowhere here
             raise ModelError(
@@ -452,7 +450,6 @@ def _find(config: PeerConfig, invite: Invite | None) -> tuple[Manifest, Path, Re
                 hint="name your own copy of it with --model",
             ) from error
         raise
-    return read_manifest(folder, name=name), folder, refetcher(named)
 
 
 def _belong(

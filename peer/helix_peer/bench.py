@@ -17,7 +17,6 @@ from helix_p2p.cli.units import format_rate, format_size
 from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.cluster.profile import throughput_curve
 from helix_p2p.engine.hub import find_model
-from helix_p2p.engine.manifest import read_manifest
 from helix_p2p.engine.profile import Measurement, Point, measurement_of
 from helix_p2p.engine.torch_engine import TorchEngine
 from helix_p2p.node.config import PeerConfig
@@ -76,7 +75,8 @@ def bench(config: PeerConfig, model: str, *, quick: bool, again: bool) -> BenchR
         OutOfMemory: Not even one layer fits.
     """
     hardware, engine_config = choose_device(config)
-    name, folder = find_model(model)
+    found = find_model(model)
+    folder = found.folder
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
@@ -88,9 +88,7 @@ def bench(config: PeerConfig, model: str, *, quick: bool, again: bool) -> BenchR
         disable=not console.is_terminal,
     ) as progress:
         reading = progress.add_task("reading", total=None)
-        manifest = read_manifest(
-            folder,
-            name=name,
+        manifest = found.manifest(
             progress=lambda _, done, total: progress.update(reading, completed=done, total=total),
         )
         progress.remove_task(reading)
@@ -108,7 +106,7 @@ def bench(config: PeerConfig, model: str, *, quick: bool, again: bool) -> BenchR
     own = swarm_spec(folder, manifest)
     budget = engine_config.memory_bytes
     return BenchResult(
-        model=name,
+        model=found.name,
         device=hardware.name,
         held_in=held_in(engine_config),
         memory_bytes=budget,

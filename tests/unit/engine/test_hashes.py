@@ -9,7 +9,6 @@ import pytest
 from helix_p2p.cluster.manifest import Manifest
 from helix_p2p.engine.hashes import HashCache, Refetch, WeightGuard
 from helix_p2p.engine.header import read_header
-from helix_p2p.engine.hub import refetcher
 from helix_p2p.engine.torch_engine import EngineConfig, TorchEngine
 from helix_p2p.errors import ModelError
 from helix_p2p.types import LayerRange
@@ -129,8 +128,3 @@ def test_a_file_that_has_gone_is_a_model_error(folder: Path) -> None:
     weights(folder).unlink()
     with pytest.raises(ModelError):
         engine.prepare(WHOLE)
-
-
-def test_only_what_came_from_a_hub_can_come_again(folder: Path) -> None:
-    assert refetcher(str(folder)) is None
-    assert refetcher("org/model@main") is not None
