@@ -87,11 +87,13 @@ class SlowPeers:
             if len(pace.recent) < SPANS or now_s - since_s > RECENT_S:
                 continue
             own = pace.slowdown(since_s)
+            if own is None or own <= SLOWER:
+                continue  # nobody is faster than its own best, so no need to look at the others
             others = [
                 slowdown
                 for other, known in self._paces.items()
                 if other != peer and (slowdown := known.slowdown(since_s)) is not None
             ]
-            if own is not None and others and own > SLOWER * min(others):
+            if others and own > SLOWER * min(others):
                 self._masks.fail(peer, now_s)
                 pace.recent.clear()

@@ -82,6 +82,7 @@ class Generation:
         deadline_s: While it opens or runs: when its pipeline counts as dead.
         name: What the stages of its latest pipeline call it.
         route: The pipeline it is on; empty while it waits.
+        peers: Peers of that pipeline, in order.
         opened: Stages that reserved their room in this attempt.
         repairs: New routes since the last token.
         interrupted: Whether it ran and lost its pipeline; it goes before those that never ran.
@@ -104,6 +105,7 @@ class Generation:
     attempt: int = 0
     name: SessionId = _UNNAMED
     route: Route = ()
+    peers: tuple[PeerId, ...] = ()
     opened: set[PeerId] = field(default_factory=set)
     repairs: int = 0
     interrupted: bool = False
@@ -138,10 +140,10 @@ class Generation:
         """Positions it can reach."""
         return len(self.request.prompt) + self.request.max_new_tokens
 
-    @property
-    def peers(self) -> tuple[PeerId, ...]:
-        """Peers of its pipeline, in order."""
-        return tuple(hop.peer for hop in self.route)
+    def take(self, route: Route) -> None:
+        """It is on this pipeline from now on; on none where the route is empty."""
+        self.route = route
+        self.peers = tuple([hop.peer for hop in route])
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class Pipelines:
         """
         generation.attempt += 1
         generation.name = SessionId(self._random.randbytes(SESSION_ID_BYTES))
-        generation.route = route
+        generation.take(route)
         generation.opened = set()
         generation.announce = True
         generation.reused = len(generation.tokens)
@@ -138,7 +138,7 @@ class Pipelines:
         if keep:
             self._hash(generation)
         closings = [s for s in frames.closings(generation, keep=keep) if s.to != lost]
-        generation.route = ()
+        generation.take(())
         return closings
 
     def _hash(self, generation: Generation) -> None:

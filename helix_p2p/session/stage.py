@@ -179,10 +179,22 @@ class StageMachine(Generic[P]):
             payloads: One per row.
             now_s: Now.
         """
+        room = self._limits.waiting_positions - self._inbox.positions
+        if message.phase is Phase.DECODE and len(message.sessions) <= room:
+            rows = self._sessions.go_on(sender, message, payloads, now_s)
+            if rows is not None:
+                self._inbox.put(Phase.DECODE, rows)
+                return self._steps.next()
+        return self._take_rows(sender, message, payloads, now_s) + self._steps.next()
+
+    def _take_rows(
+        self, sender: PeerId, message: Forward, payloads: Sequence[P], now_s: float
+    ) -> list[Effect[P]]:
+        """A frame of which some session begins, ends or errs: each row is looked at."""
         effects: list[Effect[P]] = []
         accepted: list[StepRow[P]] = []
         sessions = self._sessions.all
-        decode, takes_tokens = message.phase is Phase.DECODE, bool(message.tokens)
+        takes_tokens = bool(message.tokens)
         room = self._limits.waiting_positions - self._inbox.positions
         columns = zip(
             message.sessions,
@@ -205,24 +217,18 @@ class StageMachine(Generic[P]):
                 continue
             if known.filled == 0 and position <= known.reused:
                 known.filled = position
-            filled = known.filled + count
-            continues = position == known.filled and filled <= open_.kv_tokens and count <= room
-            steady = decode and known.decoding and takes_tokens is known.takes_tokens
-            if not (continues and steady):
-                try:
-                    self._check_row(known, message.phase, takes_tokens, position, count, room)
-                except HelixError as error:
-                    self._inbox.put(message.phase, accepted)
-                    accepted = []
-                    at_fault = self._me if isinstance(error, Busy) else sender
-                    effects += self._fail(open_, at_fault, error)
-                    continue
-            known.filled = filled
-            known.heard_s = now_s
+            try:
+                self._check_row(known, message.phase, takes_tokens, position, count, room)
+            except HelixError as error:
+                self._inbox.put(message.phase, accepted)
+                accepted = []
+                at_fault = self._me if isinstance(error, Busy) else sender
+                effects += self._fail(open_, at_fault, error)
+                continue
+            known.fill(known.filled + count, now_s)
             room -= count
             accepted.append(StepRow(open_, position, count, wanted, payload))
         self._inbox.put(message.phase, accepted)
-        effects += self._steps.next()
         return effects
 
     def on_stage_failed(self, sender: PeerId, message: StageFailed) -> list[Effect[P]]:
@@ -297,8 +303,8 @@ class StageMachine(Generic[P]):
         step, unchanged = self._steps.done(took_s)
         rows = step.rows
         opens = [row.open for row in rows]
-        ways = {open_.next for open_ in opens}
-        if unchanged and len(ways) == 1 and (way := ways.pop()) is not None:
+        way = opens[0].next
+        if unchanged and way is not None and [o.next for o in opens].count(way) == len(opens):
             forward = stage_frames.forward(step.phase, rows, opens)
             return [SendRows(way, forward, tuple(range(len(rows)))), *self._steps.next()]
         onward: dict[PeerId, list[int]] = {}

@@ -5,7 +5,7 @@ session since a moment can be told by `changes`; a token history is kept only fo
 sampling needs one, and asking whether any does costs nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from helix_p2p.errors import ProtocolError
 from helix_p2p.session.effects import StepRow
-from helix_p2p.session.messages import Open, Phase
-from helix_p2p.types import SessionId
+from helix_p2p.session.messages import Forward, Open, Phase
+from helix_p2p.types import PeerId, SessionId
 
 P = TypeVar("P")
 
@@ -31,6 +31,7 @@ class StageSession:
         filled: Positions whose K and V are written or on their way through a step.
         reused: Positions that the cache began with; the first row may come anywhere in them.
         decoding: Whether its last row was a decode step.
+        next_decode: Where a decode row simply goes on; None where a row wants a closer look.
         history: Prompt and answer so far, where needed.
     """
 
@@ -41,7 +42,15 @@ class StageSession:
     filled: int = 0
     reused: int = 0
     decoding: bool = False
+    next_decode: int | None = None
     history: list[int] = field(default_factory=list)
+
+    def fill(self, filled: int, now_s: float) -> None:
+        """A row was taken; the cache will be filled up to its end."""
+        self.filled = filled
+        self.heard_s = now_s
+        goes_on = self.decoding and filled < self.open.kv_tokens
+        self.next_decode = filled if goes_on else None
 
     def check_row(
         self, phase: Phase, takes_tokens: bool, position: int, count: int, *, prefill_waits: bool
@@ -110,6 +119,35 @@ class StageSessions:
         if ended is not None:
             self._historians -= ended.needs_history
             self.changes += 1
+
+    def go_on(
+        self, sender: PeerId, message: Forward, payloads: Sequence[P], now_s: float
+    ) -> list[StepRow[P]] | None:
+        """Take a decode frame all of whose sessions do one step more, as nearly every frame does.
+
+        Column by column, which costs a third of row by row.
+
+        Returns:
+            Its rows; None, and nothing has changed, where one of them wants a closer look.
+        """
+        names, positions = message.sessions, message.positions
+        found = [known for known in map(self._all.get, names) if known is not None]
+        if (
+            [known.next_decode for known in found] != list(positions)
+            or len(set(names)) != len(names)
+            or len(payloads) != len(names)
+        ):
+            return None
+        opens = [known.open for known in found]
+        if (
+            [open_.attempt for open_ in opens] != list(message.attempts)
+            or [open_.previous for open_ in opens].count(sender) != len(names)
+            or [known.takes_tokens for known in found].count(bool(message.tokens)) != len(names)
+        ):
+            return None
+        for known in found:
+            known.fill(known.filled + 1, now_s)
+        return list(map(StepRow, opens, positions, message.counts, message.sample, payloads))
 
     def is_current(self, open_: Open) -> bool:
         """Whether a session is still open in this attempt."""

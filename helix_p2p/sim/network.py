@@ -157,7 +157,7 @@ class Network:
             stream = self._streams[pair] = _Stream(self._links.get(pair, self._default))
         stream.sent_bytes += size_bytes
         if not stream.waits and stream.free_at_s <= self._time.now_s:
-            self._put_on(stream, (size_bytes, deliver, args), 0 if urgent else 1)
+            self._put_on(stream, size_bytes, deliver, args, 0 if urgent else 1)
             return
         (stream.urgent if urgent else stream.bulk).append((size_bytes, deliver, args))
         stream.queued_bytes += size_bytes
@@ -165,8 +165,14 @@ class Network:
             stream.waits = True
             self._time.at(stream.free_at_s, self._next, stream)
 
-    def _put_on(self, stream: _Stream, message: _Message, lane: int) -> None:
-        size_bytes, deliver, args = message
+    def _put_on(
+        self,
+        stream: _Stream,
+        size_bytes: float,
+        deliver: Callable[..., None],
+        args: tuple[Any, ...],
+        lane: int,
+    ) -> None:
         link = stream.link
         stream.free_at_s = sent_s = self._time.now_s + size_bytes / link.bandwidth_bytes_per_s
         arrives_s = sent_s + link.latency_s
@@ -196,7 +202,7 @@ class Network:
             stream.waits = False
             return
         stream.queued_bytes -= message[0]
-        self._put_on(stream, message, lane)
+        self._put_on(stream, *message, lane)
         if stream.urgent or stream.bulk:
             self._time.at(stream.free_at_s, self._next, stream)
         else:

@@ -141,14 +141,13 @@ class ModelledEngine:
         """
         rows = step.rows
         start, end = step.layers.start, step.layers.end
-        found = [self._caches.get(row.open.session) for row in rows]
-        if None in found:
+        names = [row.open.session for row in rows]
+        found = [cache for cache in map(self._caches.get, names) if cache is not None]
+        if len(found) < len(rows):
             return None
         for row, cache in zip(rows, found, strict=True):
-            assert cache is not None, "just looked"
-            before, position = cache.filled, row.position
+            before, position, layers = cache.filled, row.position, cache.layers
             filled = position + row.count
-            layers = cache.layers
             if row.payload != start or layers.start != start or layers.end != end:
                 raise BrokenInvariant(f"a row at layer {row.payload} came to {layers}")
             if position > before or filled > cache.room:
