@@ -18,9 +18,8 @@ from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.cluster.presets import BITS_PER_WEIGHT, DEVICES, MODELS, ModelShape, roofline
 from helix_p2p.cluster.profile import PeerProfile, SpeedProfile, throughput_curve
 from helix_p2p.cluster.snapshot import Link, Snapshot
-from helix_p2p.cluster.strict_toml import Table, listed, open_toml
+from helix_p2p.cluster.strict_toml import Table, listed, open_toml, read_text
 from helix_p2p.cluster.units import BYTES, BYTES_PER_S, SECONDS
-from helix_p2p.errors import ConfigError
 from helix_p2p.types import PeerId
 
 FILE_LIMIT_BYTES = 4 * 1024 * 1024
@@ -42,16 +41,7 @@ def read_cluster(path: Path) -> Snapshot:
     Raises:
         ConfigError: It cannot be read, or something in it is wrong.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(raw) > FILE_LIMIT_BYTES:
-        raise ConfigError(f"{path}: {len(raw)} bytes are more than the {FILE_LIMIT_BYTES} allowed")
-    try:
-        return parse_cluster(raw.decode(), str(path))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text at byte {error.start}") from error
+    return parse_cluster(read_text(path, FILE_LIMIT_BYTES), str(path))
 
 
 def parse_cluster(text: str, source: str = "cluster file") -> Snapshot:

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
 from helix_p2p.cluster.units import quantity
@@ -18,6 +19,24 @@ from helix_p2p.errors import ConfigError
 
 Place = tuple[str | int, ...]
 """Where something stands: keys, and positions in arrays of tables."""
+
+
+def read_text(path: Path, limit_bytes: int) -> str:
+    """A hand-written file.
+
+    Raises:
+        ConfigError: It cannot be read, is larger than that, or is not UTF-8.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if len(raw) > limit_bytes:
+        raise ConfigError(f"{path}: {len(raw)} bytes are more than the {limit_bytes} allowed")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text at byte {error.start}") from error
 
 
 def open_toml(text: str, source: str) -> "Table":

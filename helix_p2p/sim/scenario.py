@@ -15,9 +15,8 @@ from typing import Any
 from helix_p2p.cluster.file import read_cluster
 from helix_p2p.cluster.reference import CLUSTERS, MODELS, reference_snapshot
 from helix_p2p.cluster.snapshot import Snapshot
-from helix_p2p.cluster.strict_toml import Table, open_toml
+from helix_p2p.cluster.strict_toml import Table, open_toml, read_text
 from helix_p2p.cluster.units import SECONDS
-from helix_p2p.errors import ConfigError
 from helix_p2p.planning.baselines import BASELINES
 from helix_p2p.planning.planner import PlanOptions
 from helix_p2p.planning.planner import plan as plan_swarm
@@ -129,17 +128,7 @@ def read_scenario(path: Path) -> Scenario:
     Raises:
         ConfigError: It cannot be read, or something in it is wrong.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(raw) > FILE_LIMIT_BYTES:
-        raise ConfigError(f"{path}: {len(raw)} bytes are more than the {FILE_LIMIT_BYTES} allowed")
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text at byte {error.start}") from error
-    return parse_scenario(text, str(path), path.parent)
+    return parse_scenario(read_text(path, FILE_LIMIT_BYTES), str(path), path.parent)
 
 
 def parse_scenario(text: str, source: str, folder: Path) -> Scenario:

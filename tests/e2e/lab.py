@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,12 @@ class Lab:
             f"--state-dir={self.folder / name}",
             *options,
         )
+
+    def give_ranges(self, ranges: Mapping[int, str]) -> None:
+        """Let peers that are started from now on plan these layers for these memories, in MB."""
+        named = ",".join(f"{memory}:{layers}" for memory, layers in ranges.items())
+        self.environment["HELIX_TEST_RANGES"] = named
+        self.peer_command = ("python", str(Path(__file__).with_name("steady_peer.py")))
 
     async def guest(self) -> str:
         """An invite for clients."""

@@ -73,12 +73,12 @@ async def test_twenty_prompts_equal_one_process(
 
 async def test_pipeline_entered_mid_range_equals_one_process(tmp_path: Path, smollm2: Path):
     async with lab(tmp_path, smollm2) as made:
-        made.peer_command = ("python", str(Path(__file__).with_name("overlapping_peer.py")))
+        ranges = {420: "0-11", 421: "10-21", 422: "20-30"}
+        made.give_ranges(ranges)
         await made.bootstrap()
-        names = [f"p{number}" for number in range(3)]
-        for name in names:
-            await made.peer(name, 420)
-        await made.serving(*names)
+        for memory in ranges:
+            await made.peer(f"p{memory}", memory)
+        await made.serving(*(f"p{memory}" for memory in ranges))
         async with Swarm.connect(await made.guest()) as swarm:
             pipelines = await assert_equal(swarm, smollm2, PROMPTS[:3], 24)
             held = {peer: said.serving for peer, said in swarm.view.members.items()}

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from faults import __main__ as command
-from faults import report
-from faults.rows import ROWS
-from faults.table import CannotMeasure, Measured, Row
-from faults.threats import THREATS
+from tests.faults import __main__ as command
+from tests.faults import report
+from tests.faults.rows import ROWS
+from tests.faults.table import CannotMeasure, Measured, Row
+from tests.faults.threats import THREATS
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -20,11 +20,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from faults import report
-from faults.rows import ROWS
-from faults.table import CannotMeasure, Measured, Row, Setting
+from tests.faults import report
+from tests.faults.rows import ROWS
+from tests.faults.table import CannotMeasure, Measured, Row, Setting
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONSOLE = Console(file=sys.stderr, highlight=False)
 
 
@@ -99,7 +99,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.list:
         for row in ROWS:
-            print(f"{row.name:12} {row.minutes:4g} min  {row.fault}")  # noqa: T201
+            print(f"{row.name:12} {row.minutes:4g} min  {row.fault}")
         return 0
     # in the background of a script SIGINT is ignored, and every peer would inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)

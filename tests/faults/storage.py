@@ -17,12 +17,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from faults.arena import swarm_of, tiny_model
-from faults.table import CannotMeasure, Measured, Setting
 from helix_p2p.engine.manifest import read_manifest
 from helix_p2p.errors import ConfigError, HelixError
 from helix_p2p.node.state import HighWaterMark, StateDir
 from tests.e2e.lab import lab
+from tests.faults.arena import swarm_of, tiny_model
+from tests.faults.table import CannotMeasure, Measured, Setting
 from tests.hub import local_hub
 
 SWARM = "swarm"
@@ -126,13 +126,13 @@ def _small_disk(path: Path) -> Iterator[Path]:
     path.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)]
     try:
-        subprocess.run(mount, check=True, capture_output=True)  # noqa: S603
+        subprocess.run(mount, check=True, capture_output=True)
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         raise CannotMeasure(f"no tmpfs can be mounted here: {error}") from error
     try:
         yield path
     finally:
-        subprocess.run(["umount", str(path)], check=False, capture_output=True)  # noqa: S603, S607
+        subprocess.run(["umount", str(path)], check=False, capture_output=True)
 
 
 def _fill(disk: Path) -> None:

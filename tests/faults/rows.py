@@ -1,14 +1,14 @@
 """The rows of the fault table, in the order in which they are run and shown."""
 
-from faults.by_tests import by_tests, elsewhere
-from faults.clocks import wrong
-from faults.coming_and_going import bootstrap_down, churn, leave, planner
-from faults.frozen import freeze_peer, vanish
-from faults.kills import kill_one, kill_only_holder, kill_two
-from faults.network import dead_line, far_apart, partition
-from faults.pressure import grey, overload
-from faults.storage import full, rotten, torn
-from faults.table import Row
+from tests.faults.by_tests import by_tests, elsewhere
+from tests.faults.clocks import wrong
+from tests.faults.coming_and_going import bootstrap_down, churn, leave, planner
+from tests.faults.frozen import freeze_peer, vanish
+from tests.faults.kills import kill_one, kill_only_holder, kill_two
+from tests.faults.network import dead_line, far_apart, partition
+from tests.faults.pressure import grey, overload
+from tests.faults.storage import full, rotten, torn
+from tests.faults.table import Row
 
 ROWS: tuple[Row, ...] = (
     Row(

@@ -1,9 +1,9 @@
-"""`helix-peer`, but its planner gives peers the layer ranges that FAULTS_RANGES names.
+"""`helix-peer`, but its planner gives peers the layer ranges that HELIX_TEST_RANGES names.
 
-What the real planner holds once or twice depends on what is fastest; a measurement of failover
-alone needs a swarm in which every range is held twice and stays where it is. `MB:start-end,…` gives
-the peers that lend so much memory a range. Where the named ranges do not cover the model, the real
-planner plans. Every peer validates the plan as any other.
+What the real planner holds once or twice, and where ranges overlap, depends on what is fastest; a
+test of failover alone, or of pipelines that enter a peer mid-range, cannot wait for it.
+`MB:start-end,…` gives the peers that lend so much memory a range. Where the named ranges do not
+cover the model, the real planner plans. Every peer validates the plan as any other.
 """
 
 import os
@@ -20,7 +20,7 @@ from helix_peer.cli import main
 
 RANGES = {
     int(memory): LayerRange(*(int(layer) for layer in layers.split("-")))
-    for memory, layers in (item.split(":") for item in os.environ["FAULTS_RANGES"].split(","))
+    for memory, layers in (item.split(":") for item in os.environ["HELIX_TEST_RANGES"].split(","))
 }
 
 

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 
 import psutil
 
-from faults.arena import TINY_TWICE, USERS_PROMPTS, ask, quantile, swarm_of, tiny_model
-from faults.load import Done, Load
-from faults.table import Measured, Setting
 from helix_p2p import Swarm
 from helix_p2p.errors import Busy
 from tests.e2e.lab import Lab
+from tests.faults.arena import TINY_TWICE, USERS_PROMPTS, ask, quantile, swarm_of, tiny_model
+from tests.faults.load import Done, Load
+from tests.faults.table import Measured, Setting
 
 TOKENS = 60
 CLIENTS = 4

@@ -18,7 +18,7 @@ import subprocess
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
-from faults.table import CannotMeasure
+from tests.faults.table import CannotMeasure
 
 TUN = Path("/dev/net/tun")
 NAMESPACES = Path("/run/netns")
@@ -184,4 +184,4 @@ def _sweep() -> None:
 
 
 def _ip(*arguments: str, check: bool = True) -> None:
-    subprocess.run(["ip", *arguments], check=check, capture_output=True)  # noqa: S603, S607
+    subprocess.run(["ip", *arguments], check=check, capture_output=True)

@@ -17,7 +17,7 @@ async def main(invite: str, tokens: int) -> None:
         stream = swarm.chat_stream(messages, max_tokens=tokens, ignore_eos=True)
         async for piece in stream:
             for token in piece.tokens:
-                print(json.dumps({"event": "token", "token": token}), flush=True)  # noqa: T201
+                print(json.dumps({"event": "token", "token": token}), flush=True)
 
 
 if __name__ == "__main__":

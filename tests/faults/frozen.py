@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from faults.arena import TINY_TWICE, swarm_of, tiny_model
-from faults.battle import Battle
-from faults.table import Measured, Setting
 from helix_p2p import Swarm
 from helix_p2p.cli.control import ask_status
 from helix_p2p.types import PeerId
 from tests.e2e.lab import Lab
+from tests.faults.arena import TINY_TWICE, swarm_of, tiny_model
+from tests.faults.battle import Battle
+from tests.faults.table import Measured, Setting
 
 TOKENS = 600
 FOUND_S = 3.0

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from faults.arena import USERS_PROMPTS, ask, whole
 from helix_p2p import Swarm
+from tests.faults.arena import USERS_PROMPTS, ask, whole
 
 
 @dataclass

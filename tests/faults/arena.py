@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from faults.table import Setting
 from helix_p2p import Swarm
 from helix_p2p.client.stream import TextStream
 from helix_p2p.engine.smollm2 import cache_folder, fetch_smollm2
 from helix_p2p.errors import HelixError
 from tests.e2e.lab import Lab, lab
+from tests.faults.table import Setting
 
 SMOLLM2_MB = (330, 380, 450, 420)
 """So little that no peer holds the model; the planner gives each layer one holder."""
@@ -76,13 +76,6 @@ def tiny_model() -> Path:
     return folder
 
 
-def give_ranges(made: Lab, ranges: Mapping[int, str]) -> None:
-    """Let peers that are started from now on plan these layers for these memories."""
-    named = ",".join(f"{memory}:{layers}" for memory, layers in ranges.items())
-    made.environment["FAULTS_RANGES"] = named
-    made.peer_command = ("python", str(Path(__file__).with_name("steady_peer.py")))
-
-
 @contextlib.asynccontextmanager
 async def swarm_of(
     setting: Setting, model: Path, memory_mb: Sequence[int], ranges: Mapping[int, str] | None = None
@@ -97,7 +90,7 @@ async def swarm_of(
     """
     async with lab(setting.folder, model) as made:
         if ranges:
-            give_ranges(made, ranges)
+            made.give_ranges(ranges)
         await made.bootstrap()
         names = [f"p{number}" for number in range(len(memory_mb))]
         for name, memory in zip(names, memory_mb, strict=True):

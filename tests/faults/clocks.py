@@ -3,10 +3,10 @@
 import asyncio
 from pathlib import Path
 
-from faults.arena import swarm_of, tiny_model
-from faults.load import Load
-from faults.table import Measured, Setting
 from helix_p2p import Swarm
+from tests.faults.arena import swarm_of, tiny_model
+from tests.faults.load import Load
+from tests.faults.table import Measured, Setting
 
 OFFSETS_S = (300.0, -300.0)
 

@@ -9,11 +9,11 @@ import time
 
 import psutil
 
-from faults.arena import TINY_TWICE, quantile, swarm_of, tiny_model
-from faults.load import Load
-from faults.table import Measured, Setting
 from helix_p2p import Swarm
 from tests.e2e.lab import Event, Lab
+from tests.faults.arena import TINY_TWICE, quantile, swarm_of, tiny_model
+from tests.faults.load import Load
+from tests.faults.table import Measured, Setting
 
 TOKENS = 60
 CLIENTS = 4

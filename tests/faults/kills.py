@@ -9,11 +9,11 @@ import itertools
 import time
 from collections.abc import Mapping
 
-from faults.arena import HELD_TWICE, SMOLLM2_MB, swarm_of
-from faults.battle import Battle
-from faults.table import Measured, Setting
 from helix_p2p import Swarm
 from helix_p2p.engine.smollm2 import fetch_smollm2
+from tests.faults.arena import HELD_TWICE, SMOLLM2_MB, swarm_of
+from tests.faults.battle import Battle
+from tests.faults.table import Measured, Setting
 
 HANG_S = 30.0
 

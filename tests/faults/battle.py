@@ -11,10 +11,10 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from faults.arena import SAMPLED, USERS_PROMPTS, Answer, ask, quantile, until, whole
-from faults.table import Figures, Setting
 from helix_p2p import Swarm
 from tests.e2e.lab import Lab
+from tests.faults.arena import SAMPLED, USERS_PROMPTS, Answer, ask, quantile, until, whole
+from tests.faults.table import Figures, Setting
 
 ANSWERS_AT_ONCE = 4
 PROMPTS = USERS_PROMPTS[:4]

@@ -9,14 +9,14 @@ import itertools
 import time
 from collections.abc import AsyncIterator
 
-from faults.arena import TINY_TWICE, give_ranges, quantile, tiny_model
-from faults.battle import Battle
-from faults.load import Load
-from faults.table import Measured, Setting
-from faults.wires import HOME, Wires, wires
 from helix_p2p import Swarm
 from helix_p2p.cli.control import ask_status
 from tests.e2e.lab import Lab, lab
+from tests.faults.arena import TINY_TWICE, quantile, tiny_model
+from tests.faults.battle import Battle
+from tests.faults.load import Load
+from tests.faults.table import Measured, Setting
+from tests.faults.wires import HOME, Wires, wires
 
 PEERS = tuple(f"p{number}" for number in range(len(TINY_TWICE)))
 ONE_WAY_S = 0.025
@@ -32,7 +32,7 @@ async def wired_swarm(setting: Setting) -> AsyncIterator[tuple[Lab, Wires]]:
         lab(setting.folder, tiny_model()) as made,
     ):
         made.prefix, made.host = net.prefix, net.host
-        give_ranges(made, TINY_TWICE)
+        made.give_ranges(TINY_TWICE)
         await made.bootstrap()
         for name, memory in zip(PEERS, TINY_TWICE, strict=True):
             await made.peer(name, memory)

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable
 
-from faults.table import CannotMeasure, Measured, Setting
+from tests.faults.table import CannotMeasure, Measured, Setting
 
 
 def by_tests(*tests: str) -> Callable[[Setting], Awaitable[Measured]]:
