@@ -3,14 +3,15 @@
 Merging is everything on a CPU, where a product of eight rows costs as much as one of two
 (docs/adr/0007): all decode rows that wait and share layers form one batch, from whichever entry
 peer. Prefill is served round robin by session, packed up to the chunk size; what is larger is cut,
-since a decode step may come at any moment and waits for it. The two take turns when both wait, so
-neither starves.
+since a decode step may come at any moment and waits for it. Small chunks are filled up with a part
+of the next prompt, whose rest goes first in the next one. Decode and prefill take turns when both
+wait, so neither starves.
 
 Always: one row per session and batch, in the order they came; rows of a batch share layers; prefill
 whose next stage does not keep up stays here; the count of waiting positions is exact.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -23,6 +24,9 @@ from helix_p2p.session.messages import Phase
 from helix_p2p.types import PeerId, SessionId
 
 P = TypeVar("P")
+
+SMALLEST_PART = 16
+"""Positions; a part of a prompt that is smaller costs more in rows and frames than it fills up."""
 
 
 class _Turn(Enum):
@@ -37,16 +41,18 @@ class Inbox(Generic[P]):
     Attributes:
         decode_batch: Most decode rows in a batch.
         prefill_tokens: Most prefill positions in a batch, as the stage's pace has it now.
+        fills: Whether the last prompt of a batch is cut where it does not fit; otherwise it waits.
         congested: Peers that take no more prefill for now.
         positions: All positions that wait.
     """
 
     decode_batch: int
     prefill_tokens: int
+    fills: bool = False
     congested: set[PeerId] = field(default_factory=set)
     positions: int = 0
     _decode: deque[StepRow[P]] = field(default_factory=deque)
-    _prefill: dict[SessionId, deque[StepRow[P]]] = field(default_factory=dict)
+    _prefill: OrderedDict[SessionId, deque[StepRow[P]]] = field(default_factory=OrderedDict)
     _turn: _Turn = _Turn.DECODE
 
     @property
@@ -143,7 +149,9 @@ class Inbox(Generic[P]):
             row = chunks[0]
             if row.open.next in self.congested:
                 continue
-            if taken and (row.open.layers != taken[0].open.layers or row.count > room):
+            if taken and row.open.layers != taken[0].open.layers:
+                continue
+            if taken and row.count > room and not (self.fills and room >= SMALLEST_PART):
                 continue
             taken.append(row)
             room -= row.count
@@ -154,9 +162,12 @@ class Inbox(Generic[P]):
             chunks.popleft()
             if chunks:  # its next chunk waits behind the other sessions'
                 self._prefill[row.open.session] = chunks
-        if taken and taken[0].count > self.prefill_tokens:
-            taken[0], rest = _cut(taken[0], self.prefill_tokens)
-            self._prefill.setdefault(rest.open.session, deque()).appendleft(rest)
+        if room < 0:
+            taken[-1], rest = _cut(taken[-1], taken[-1].count + room)
+            session = rest.open.session
+            self._prefill.setdefault(session, deque()).appendleft(rest)
+            if rest.count <= self.prefill_tokens:  # what the next chunk can finish goes first
+                self._prefill.move_to_end(session, last=False)
         return taken
 
 

@@ -98,9 +98,9 @@ class StageSessions:
         return self._all
 
     @property
-    def any_decodes(self) -> bool:
-        """Whether a session's last row was a decode step."""
-        return any(known.decoding for known in self._all.values())
+    def decoding(self) -> int:
+        """Sessions whose last row was a decode step; the others' first tokens are yet to come."""
+        return sum([known.decoding for known in self._all.values()])
 
     def add(self, open_: Open, now_s: float, reused: int) -> None:
         """A session begins, or begins anew in place of its earlier attempt."""

@@ -102,8 +102,10 @@ class Steps(Generic[P]):
 
     def _fresh(self) -> RunStep[P] | None:
         if self.inbox.prefill_waits:
-            decoding = self._sessions.any_decodes
-            self.inbox.prefill_tokens = self._pace.positions(decoding=decoding)
+            decoding = self._sessions.decoding
+            waiting = len(self._sessions) - decoding
+            budget = self._pace.positions(decoding=decoding, waiting=waiting)
+            self.inbox.prefill_tokens, self.inbox.fills = budget, budget < self._pace.most
         found = self.inbox.take()
         if found is None:
             return None
