@@ -236,6 +236,7 @@ class Serving:
     def tick(self) -> None:
         """Look at deadlines; call it ten times a second."""
         now_s = self._clock()
+        self.tape.tick(now_s)
         for peer in self._pressure.drained(self._links.queued_bytes):
             self._do(self._stage.on_drained(peer))
         self._do(self._stage.tick(now_s))
@@ -448,7 +449,7 @@ class Serving:
         else:
             self.counters.prefill_tokens += sum(row.count for row in step.rows)
         self._outputs.keep(step, result)
-        self.tape.keep(step, result)
+        self.tape.keep(step, result, self._clock())
         tokens = result.tokens or (None,) * len(step.rows)
         self._do(self._stage.on_step_done(tokens, took_s))
 

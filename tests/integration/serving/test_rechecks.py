@@ -170,8 +170,9 @@ async def test_stage_that_keeps_false_records_loses_its_ways_and_convicts_nobody
         tape = swarm.members[PeerId("b")].serving.tape
         keep = tape.keep
 
-        def forged(step, result):
-            keep(step, type(result)(None if result.hidden is None else result.hidden * 0 + 1))
+        def forged(step, result, now_s):
+            false = None if result.hidden is None else result.hidden * 0 + 1
+            keep(step, type(result)(false), now_s)
 
         tape.keep = forged  # type: ignore[method-assign]
         await swarm.ask(40)
