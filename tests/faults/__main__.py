@@ -49,6 +49,7 @@ async def measure(row: Row, options: argparse.Namespace) -> Measured:
             trials=options.trials,
             seed=options.seed,
             say=lambda text: CONSOLE.print(f"  [dim]{escape(text)}[/]"),
+            report=options.report,
         )
         try:
             with log.open("a") as words, contextlib.redirect_stderr(words):
@@ -94,6 +95,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few trials of each row")
     parser.add_argument("--trials", type=int, help="this many trials instead of each row's own")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--report", type=Path, help="what `./scripts/bench soak --json` wrote, for the row soak"
+    )
     parser.add_argument("--json", type=Path, default=ROOT / "docs" / "faults.json")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "faults.md")
     options = parser.parse_args()

@@ -1,11 +1,11 @@
-"""Rows that tests show (they are run, and their number is the figure), or another command."""
+"""Rows that tests show: they are run, and their number is the figure."""
 
 import asyncio
 import re
 import sys
 from collections.abc import Awaitable, Callable
 
-from tests.faults.table import CannotMeasure, Measured, Setting
+from tests.faults.table import Measured, Setting
 
 
 def by_tests(*tests: str) -> Callable[[Setting], Awaitable[Measured]]:
@@ -35,14 +35,5 @@ def by_tests(*tests: str) -> Callable[[Setting], Awaitable[Measured]]:
         if process.returncode:
             setting.say("\n".join(words[-30:]))
         return Measured(f"tests: {summary}", process.returncode == 0)
-
-    return measure
-
-
-def elsewhere(where: str) -> Callable[[Setting], Awaitable[Measured]]:
-    """A row that another command measures."""
-
-    async def measure(_setting: Setting) -> Measured:
-        raise CannotMeasure(where)
 
     return measure

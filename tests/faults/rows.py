@@ -1,6 +1,7 @@
 """The rows of the fault table, in the order in which they are run and shown."""
 
-from tests.faults.by_tests import by_tests, elsewhere
+from tests.faults.by_bench import soak
+from tests.faults.by_tests import by_tests
 from tests.faults.clocks import wrong
 from tests.faults.coming_and_going import bootstrap_down, churn, leave, planner
 from tests.faults.frozen import freeze_peer, vanish
@@ -183,8 +184,9 @@ ROWS: tuple[Row, ...] = (
         "soak",
         "hours of mixed load",
         "memory and descriptors flat, within 5 %",
-        "`./scripts/bench soak`",
-        0,
-        elsewhere("`./scripts/bench soak` measures it"),
+        "`./scripts/bench soak`: short and long prompts, seeded sampling, aborts, slow readers, "
+        "bursts beyond the KV room, clients that are stopped, frozen or killed",
+        60,
+        soak,
     ),
 )

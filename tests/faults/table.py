@@ -22,6 +22,7 @@ class Setting:
         trials: As asked for on the command line; None takes the row's own number.
         seed: Of all chance.
         say: Tells the person who waits how far it is.
+        report: What a benchmark wrote earlier, for rows that one shows; None runs it.
     """
 
     folder: Path
@@ -30,6 +31,7 @@ class Setting:
     trials: int | None
     seed: int
     say: Callable[[str], None]
+    report: Path | None = None
 
     def count(self, full: int, quick: int) -> int:
         """How many trials to run."""

@@ -52,7 +52,12 @@ def test_row_that_breaks_is_a_result_and_the_others_are_measured(tmp_path: Path,
     monkeypatch.setattr(command, "CONSOLE", Console(file=told, width=200))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     options = argparse.Namespace(
-        quick=True, trials=None, seed=1, json=tmp_path / "f.json", page=tmp_path / "f.md"
+        quick=True,
+        trials=None,
+        seed=1,
+        report=None,
+        json=tmp_path / "f.json",
+        page=tmp_path / "f.md",
     )
     rows = [row("one", broken), row("two", impossible), row("three", kept)]
     assert asyncio.run(command.run(rows, options)) is False
