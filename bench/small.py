@@ -5,7 +5,6 @@ from random import Random
 
 import networkx as nx
 
-from helix_p2p import codec
 from helix_p2p.cluster.announcement import Announcement, LinkMeasurement, PeerState
 from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.cluster.profile import SpeedProfile
@@ -14,7 +13,8 @@ from helix_p2p.identity import Identity, Signed
 from helix_p2p.planning.capacity import Capacities
 from helix_p2p.planning.coverage import Layout
 from helix_p2p.planning.flow import link_mtokens_per_s
-from helix_p2p.planning.plan import PLAN_KIND, Placement, Plan, SignedPlan
+from helix_p2p.planning.plan import Placement, Plan, SignedPlan
+from helix_p2p.planning.signed import open_plan, sign_plan
 from helix_p2p.planning.validate import EPOCHS_PER_SLOT, PlanRules, slot_of
 from helix_p2p.types import Epoch
 
@@ -100,8 +100,7 @@ class SmallSwarm:
             announcements=self.records,
             placement=placement,
         )
-        body = codec.encode(plan)
-        return SignedPlan(plan, planner.sign(PLAN_KIND, SWARM, body), codec.sha256(body))
+        return open_plan(sign_plan(plan, planner, SWARM), SWARM)
 
 
 def networkx_flow(snapshot: Snapshot, capacities: Capacities, layout: Layout) -> tuple[int, int]:

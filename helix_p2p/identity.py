@@ -24,6 +24,7 @@ ONCE_UP_TO_BYTES = 2048
 CHECKED_KEPT = 8192
 """The same records come again and again (from several members, from the DHT, in each plan), and a
 check takes 100 µs; so the latest that held are remembered, all bytes of them, 16 MiB at most."""
+PUBLIC_KEY_BYTES = 32
 _PEER_ID_PREFIX = bytes.fromhex("002408011220")
 _LIBP2P_PRIVATE_KEY_PREFIX = bytes.fromhex("08011240")
 
@@ -110,9 +111,22 @@ def peer_id_of(public_key: bytes) -> PeerId:
     Raises:
         SignatureError: The key has another length.
     """
-    if len(public_key) != 32:
+    if len(public_key) != PUBLIC_KEY_BYTES:
         raise SignatureError(f"an Ed25519 public key has 32 bytes, not {len(public_key)}")
     return PeerId(base58.b58encode(_PEER_ID_PREFIX + public_key).decode())
+
+
+@lru_cache(maxsize=16384)
+def public_key_of(peer: PeerId) -> bytes:
+    """The Ed25519 public key that a peer id stands for.
+
+    Raises:
+        ValueError: It is no such peer id.
+    """
+    data = base58.b58decode(peer)
+    if data[: len(_PEER_ID_PREFIX)] != _PEER_ID_PREFIX or len(data) != 38:
+        raise ValueError(f"{peer[:60]!r} is not the peer id of an Ed25519 key")
+    return data[len(_PEER_ID_PREFIX) :]
 
 
 def _message(kind: str, swarm: str, body: bytes) -> bytes:

@@ -24,8 +24,10 @@ MOST_TOKENS = 131_072
 many token ids takes under 8 MiB when it is decoded."""
 MOST_LAYERS = 1024
 """The deepest models in use have 126 layers."""
-MOST_PEERS = 4096
-"""That one plan places, or one message names."""
+MOST_PEERS = 10_000
+"""That one plan places, or one message names; so many fit into a plan's mebibyte."""
+MOST_EDGES = 3 * MOST_PEERS
+"""That carry flow in one plan; the planner's flows have fewer than two for each peer."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -36,7 +36,8 @@ from helix_p2p.membership.messages import (
 )
 from helix_p2p.net.requests import Requests
 from helix_p2p.node.status import decode_status
-from helix_p2p.planning.plan import SignedPlan, open_plan
+from helix_p2p.planning.plan import SignedPlan
+from helix_p2p.planning.signed import open_plan
 from helix_p2p.session.entry_choice import EntryChoice, entry_candidates
 from helix_p2p.types import PeerId
 

@@ -19,6 +19,8 @@ ANNOUNCEMENT_KIND = "announcement"
 ANNOUNCEMENT_LIMIT_BYTES = 10 * 1024
 PROTOCOL_VERSION = 1
 WORD_BYTES = 8
+CONTENT_BYTES = 24
+"""Of the hash by which a plan refers to an announcement; two that collide cost 2⁹⁶ tries."""
 WORD_LIFE_S = 450
 """A peer that says nothing new is told anew this often: a plan may use words of 900 s at most."""
 OPENED_KEPT = 4096
@@ -126,20 +128,47 @@ def open_announcement(record: Signed, swarm: str) -> Announcement:
     return said
 
 
-@lru_cache(maxsize=OPENED_KEPT)
-def word_of(record: Signed, swarm: str) -> bytes:
-    """Eight bytes that stay equal while a peer says the same, whatever its sequence.
+def turn_of(said: Announcement, owner: bytes) -> float:
+    """Which stretch of `WORD_LIFE_S` it was issued in; 0 for no possible time.
 
-    They change every `WORD_LIFE_S` all the same, for each peer at another moment, and what was
-    changed never comes back.
+    Stretches begin at other moments for each owner (its public key's hash).
+    """
+    if not isfinite(said.issued_unix_s):
+        return 0.0
+    return (said.issued_unix_s + int.from_bytes(owner[:2])) // WORD_LIFE_S
+
+
+@lru_cache(maxsize=OPENED_KEPT)
+def content_of(record: Signed, swarm: str) -> bytes:
+    """A hash of what a peer says, whatever its sequence: any record with it says the same.
+
+    The moment of issue counts to `WORD_LIFE_S`, for each peer from another moment on; so contents
+    change that often all the same, and what was changed never comes back.
 
     Raises:
         As `open_announcement`.
     """
     said = open_announcement(record, swarm)
     owner = codec.sha256(record.public_key)
-    turn = 0.0
-    if isfinite(said.issued_unix_s):
-        turn = (said.issued_unix_s + int.from_bytes(owner[:2])) // WORD_LIFE_S
-    same = replace(said, sequence=0, issued_unix_s=turn, epoch=0, plan_hash=b"")
-    return codec.sha256(owner + codec.encode(same))[:WORD_BYTES]
+    same = replace(said, sequence=0, issued_unix_s=turn_of(said, owner), epoch=0, plan_hash=b"")
+    return codec.sha256(owner + codec.encode(same))[:CONTENT_BYTES]
+
+
+def word_of(record: Signed, swarm: str) -> bytes:
+    """Eight bytes of `content_of`: they stay equal while a peer says the same.
+
+    Raises:
+        As `open_announcement`.
+    """
+    return content_of(record, swarm)[:WORD_BYTES]
+
+
+def begun_unix_s(record: Signed, swarm: str) -> float:
+    """The earliest moment at which records of this content can have been issued.
+
+    Raises:
+        As `open_announcement`.
+    """
+    owner = codec.sha256(record.public_key)
+    turn = turn_of(open_announcement(record, swarm), owner)
+    return turn * WORD_LIFE_S - int.from_bytes(owner[:2])

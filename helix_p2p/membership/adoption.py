@@ -9,7 +9,7 @@ after its order is on disk as the high-water mark. A plan that fails validation 
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeVar
 
@@ -24,7 +24,8 @@ from helix_p2p.membership.timing import (
     MembershipTiming,
     Now,
 )
-from helix_p2p.planning.plan import Plan, SignedPlan, hash_of_plan, open_plan
+from helix_p2p.planning.plan import Plan, SignedPlan
+from helix_p2p.planning.signed import hash_of_plan, open_plan
 from helix_p2p.types import Epoch, PeerId
 
 _K = TypeVar("_K")
@@ -39,6 +40,10 @@ Validator = Callable[[SignedPlan, float], None]
 REMEMBERED = 256
 """Plans (hashes, epochs) that are remembered; a slot has room for 64."""
 HIGH_WATER_LIMIT_BYTES = 1024
+
+
+def _at_hand_nothing(_content: bytes) -> Signed | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class Offer(Enum):
 
     KNOWN = "known"
     LOWER = "lower"
+    INCOMPLETE = "incomplete"
     PERSIST = "persist"
 
 
@@ -179,12 +185,26 @@ class Adoption:
             return False
         return epoch >= self._adopted_epoch
 
-    def offer(self, record: Signed, now: Now) -> tuple[Offer, SignedPlan]:
+    def referred(self, content: bytes) -> Signed | None:
+        """An announcement that one of the plans here refers to."""
+        for plan in (self.current, self._pending, self._previous):
+            if plan is not None and content in plan.referred:
+                return plan.referred[content]
+        return None
+
+    def offer(
+        self, record: Signed, now: Now, find: Callable[[bytes], Signed | None] = _at_hand_nothing
+    ) -> tuple[Offer, SignedPlan]:
         """Take a plan from anyone, ourselves included.
 
+        Args:
+            record: The plan.
+            now: Time.
+            find: Gives the announcement of a content that the plan refers to, if it is at hand.
+
         Returns:
-            `PERSIST` and the plan: write `mark_of(plan)`, then call `persisted`. Anything else: no
-            effect.
+            `PERSIST` and the plan: write `mark_of(plan)`, then call `persisted`. `INCOMPLETE`:
+            offer it again when what is `missing` can be found. Anything else: no effect.
 
         Raises:
             SignatureError: The signature does not hold, or is for another swarm.
@@ -205,6 +225,9 @@ class Adoption:
                 _remember(self._lower, signed.hash, None)
                 return Offer.LOWER, signed
             self._check_epoch(signed.plan, now.unix_s)
+            signed = _with_referred(signed, find)
+            if signed.missing:
+                return Offer.INCOMPLETE, signed
             self._validate(signed, now.unix_s)
         except Equivocation:
             raise
@@ -307,6 +330,15 @@ def _check_planner(signed: SignedPlan) -> None:
 def mark_of(plan: SignedPlan) -> HighWater:
     """The mark to persist before `plan` is adopted."""
     return HighWater(*plan.order)
+
+
+def _with_referred(signed: SignedPlan, find: Callable[[bytes], Signed | None]) -> SignedPlan:
+    """The plan with those announcements it refers to that are at hand."""
+    if not signed.plan.references:
+        return signed
+    found = ((reference.content, find(reference.content)) for reference in signed.plan.references)
+    referred = {content: record for content, record in found if record is not None}
+    return replace(signed, referred=referred)
 
 
 def _remember(memory: OrderedDict[_K, _V], key: _K, value: _V) -> None:

@@ -30,7 +30,7 @@ class Audit:
     def adopted(self, plan: SignedPlan, now_s: float) -> None:
         """A plan holds from now on."""
         self._plan, self._adopted_s = plan, now_s
-        self._named = frozenset(record.signer for record in plan.plan.announcements)
+        self._named = frozenset(plan.plan.announced)
         self._since_s = {p: s for p, s in self._since_s.items() if p not in self._named}
         self._told -= self._named
 

@@ -7,7 +7,8 @@ since is planned again, not published.
 from helix_p2p.errors import SwarmTooSmall
 from helix_p2p.identity import Signed
 from helix_p2p.membership.adoption import Adoption, next_epoch
-from helix_p2p.membership.drafting import Draft, draft, same_decision, sign_plan
+from helix_p2p.membership.announced import Announced
+from helix_p2p.membership.drafting import Draft, draft, plan_of, same_decision
 from helix_p2p.membership.effects import StartPlanning
 from helix_p2p.membership.own import MemberConfig
 from helix_p2p.membership.replanning import Desk
@@ -29,16 +30,23 @@ class PlannerDuty:
         view: Who is here.
         voice: Our own announcement, which every plan of ours carries.
         adoption: The live plan.
+        announced: Where others find what a plan of ours refers to.
     """
 
     def __init__(
-        self, config: MemberConfig, view: MembershipView, voice: Voice, adoption: Adoption
+        self,
+        config: MemberConfig,
+        view: MembershipView,
+        voice: Voice,
+        adoption: Adoption,
+        announced: Announced,
     ) -> None:
         self._config = config
         self._me = config.identity.peer_id
         self._view = view
         self._voice = voice
         self._adoption = adoption
+        self._announced = announced
         self._desk = Desk(config.timing)
         self._basis: Draft | None = None
         self._anew = False
@@ -101,7 +109,8 @@ class PlannerDuty:
         if self._config.model is None:
             return None
         own = (self._voice.record, self._voice.announcement)
-        return draft(self._config.model, own, self._view.plannable())
+        limit_bytes = self._config.carried_limit_bytes
+        return draft(self._config.model, own, self._view.plannable(), limit_bytes)
 
     def start(self, now: Now) -> StartPlanning | SwarmTooSmall | None:
         """The job that is due, if one is; or why there is nothing to solve."""
@@ -110,6 +119,8 @@ class PlannerDuty:
         if request is None or epoch is None:
             return None
         self._basis = basis = self.draft()
+        if basis is not None:
+            self._announced.drafted = basis.referred
         if basis is None or not basis.snapshot.peers:
             self._desk.finish(request)
             return self._too_small()
@@ -137,7 +148,7 @@ class PlannerDuty:
             return None
         self._anew = False
         self._signed_epoch = int(epoch)
-        return sign_plan(
+        return plan_of(
             self._config.identity,
             self._config.swarm,
             epoch=epoch,

@@ -6,7 +6,8 @@ Inputs are method calls, each with the time; each returns the effects to be carr
 links, and says when this peer's own state changes.
 
 The parts, each knowing only those before it: `view` (who is here), `adoption` (which plan holds),
-`election` (whose turn it is to plan), `trust` (whom to believe), `talk` (what is said to whom),
+`election` (whose turn it is to plan), `trust` (whom to believe), `announced` (what was announced,
+by content), `talk` (what is said to whom),
 `duty` (what a planner does), `office` (when it does it), `attendance` (who comes and goes),
 `exclusion` (who is cut off), `following` (which plans come in). This module builds them, hands each
 message to the part it is for, and gives each tick to all.
@@ -26,6 +27,7 @@ from helix_p2p.identity import Signed
 from helix_p2p.membership import effects as fx
 from helix_p2p.membership import messages as m
 from helix_p2p.membership.adoption import Adoption
+from helix_p2p.membership.announced import Announced
 from helix_p2p.membership.attendance import Attendance
 from helix_p2p.membership.credentials import Role
 from helix_p2p.membership.disputes import Disputes
@@ -89,6 +91,7 @@ class Member:
         self._gossip = Gossip(me, rng, config.ping_everyone_up_to, config.fan_out)
         self._disputes = Disputes(timing)
         self._questions = Questions(timing)
+        announced = Announced(config.swarm, self.view, self._voice, self.adoption)
         self._talk = Talk(
             config,
             self._voice,
@@ -98,9 +101,10 @@ class Member:
             self.election,
             self.trust,
             self._disputes,
+            announced,
             now,
         )
-        self._duty = PlannerDuty(config, self.view, self._voice, self.adoption)
+        self._duty = PlannerDuty(config, self.view, self._voice, self.adoption, announced)
         self._out = out = Outbox()
         self._office = Office(
             config, self.view, self.adoption, self.election, self._duty, self._talk, out, now
@@ -126,6 +130,7 @@ class Member:
             self._exclusion,
             self._office,
             self._talk,
+            announced,
             out,
         )
         self._ticked_s = now.s
@@ -314,6 +319,7 @@ class Member:
             case m.MembersReply(records):
                 for record in records[:MEMBERS_PER_REPLY]:
                     self._attendance.learn(record, peer, now)
+                self._following.announced(records[:MEMBERS_PER_REPLY], peer, now)
             case m.Beat(record):
                 self._office.on_beat(record, now, direct=record.signer == peer)
             case m.PushProof():

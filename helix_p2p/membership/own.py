@@ -32,6 +32,7 @@ class MemberConfig:
         ping_everyone_up_to: In swarms of at most this many others everyone is pinged.
         fan_out: Pings per period in larger ones.
         most_members: More than this are not kept.
+        carried_limit_bytes: Our plans carry announcements up to this, and refer to them beyond.
     """
 
     identity: Identity
@@ -50,6 +51,7 @@ class MemberConfig:
     ping_everyone_up_to: int = 16
     fan_out: int = 8
     most_members: int = 8192
+    carried_limit_bytes: int = 32 * 1024
 
     @property
     def manifest_hash(self) -> str:

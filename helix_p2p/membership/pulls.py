@@ -48,7 +48,7 @@ class Pulls:
             Whether to ask it now; False when another was asked already, when it owes us an earlier
             plan, or when too much is under way.
         """
-        if now_s - self._owing_s.get(peer, -self._timing.rejected_s) < self._timing.rejected_s:
+        if self.owes(peer, now_s):
             return False
         pull = self._pulls.get(plan_hash)
         if pull is not None:
@@ -71,13 +71,22 @@ class Pulls:
         for plan_hash, pull in list(self._pulls.items()):
             if now_s - pull.asked_s < self._timing.pull_s:
                 continue
-            self._owing_s.pop(pull.asked, None)
-            self._owing_s[pull.asked] = now_s
+            self.blame(pull.asked, now_s)
             if pull.sources:
                 pull.asked, pull.asked_s = pull.sources.pop(0), now_s
                 again.append((pull.asked, plan_hash))
             else:
                 del self._pulls[plan_hash]
+        return again
+
+    def owes(self, peer: PeerId, now_s: float) -> bool:
+        """Whether it lately did not bring what it had mentioned."""
+        owing_s = self._owing_s.get(peer)
+        return owing_s is not None and now_s - owing_s < self._timing.rejected_s
+
+    def blame(self, peer: PeerId, now_s: float) -> None:
+        """It did not bring what it had mentioned."""
+        self._owing_s.pop(peer, None)
+        self._owing_s[peer] = now_s
         while len(self._owing_s) > LIARS_KEPT:
             self._owing_s.popitem(last=False)
-        return again

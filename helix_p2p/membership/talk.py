@@ -5,15 +5,17 @@ Always: pings per period are bounded (gossip.py), and a change of ours is told a
 
 from typing import TypeVar
 
+from helix_p2p.cluster.announcement import WORD_BYTES
 from helix_p2p.identity import Signed
 from helix_p2p.membership import messages as m
 from helix_p2p.membership.adoption import Adoption
+from helix_p2p.membership.announced import Announced
 from helix_p2p.membership.disputes import Disputes
 from helix_p2p.membership.effects import Effect, LookUpMembers, PublishRecord, SendTo
 from helix_p2p.membership.election import Election
+from helix_p2p.membership.gaps import CONTENTS_PER_QUESTION
 from helix_p2p.membership.gossip import Gossip
 from helix_p2p.membership.own import MemberConfig
-from helix_p2p.membership.questions import WORDS_PER_QUESTION
 from helix_p2p.membership.records import allowed_keys, life_left_s, member_key
 from helix_p2p.membership.timing import Now
 from helix_p2p.membership.trust import Trust
@@ -28,6 +30,7 @@ LOST_PER_ROUND = 2
 LOOK_UP_STRETCH_MEMBERS = 32
 """Above so many members the DHT is read less often, in proportion: one read costs 1 kB a member."""
 MEMBERS_PER_REPLY = 256
+REPLY_LIMIT_BYTES = 512 * 1024
 NEWS_PER_MESSAGE = 24
 IN_TURN_PER_MESSAGE = 8
 """Words of members that are told in turn, so that who missed the news still learns of it."""
@@ -45,6 +48,7 @@ class Talk:
         election: Whose beat we pass on.
         trust: Which list of revocations we mention.
         disputes: Who is doubted, and is therefore asked for a fresh word.
+        announced: Announcements by what they say.
         now: Time.
     """
 
@@ -58,6 +62,7 @@ class Talk:
         election: Election,
         trust: Trust,
         disputes: Disputes,
+        announced: Announced,
         now: Now,
     ) -> None:
         self._trust = trust
@@ -69,6 +74,7 @@ class Talk:
         self._adoption = adoption
         self._election = election
         self._disputes = disputes
+        self._announced = announced
         self._turn = 0
         self._ping_due_s = self._publish_due_s = self._look_up_due_s = now.s
 
@@ -110,13 +116,28 @@ class Talk:
         return out
 
     def known(self, words: tuple[bytes, ...]) -> m.MembersReply:
-        """The records of these words, or ours and everyone's when none are named."""
+        """The records of these words or contents, or ours and everyone's when none are named."""
         if not words:
             records = [entry.record for entry in self._view][: MEMBERS_PER_REPLY - 1]
             return m.MembersReply((self._voice.record, *records))
-        peers = (self._view.peer_of(word) for word in words[:WORDS_PER_QUESTION])
-        entries = (self._view.get(peer) for peer in peers if peer is not None)
-        return m.MembersReply(tuple(entry.record for entry in entries if entry is not None))
+        found = (self._record_of(word) for word in words[:CONTENTS_PER_QUESTION])
+        reply: list[Signed] = []
+        size_bytes = 0
+        for record in found:
+            if record is not None:
+                size_bytes += len(record.body)
+                if size_bytes > REPLY_LIMIT_BYTES:
+                    break
+                reply.append(record)
+        return m.MembersReply(tuple(reply))
+
+    def _record_of(self, word: bytes) -> Signed | None:
+        """By its word, or by its whole content (which a plan refers to)."""
+        if len(word) > WORD_BYTES:
+            return self._announced.find(word)
+        peer = self._view.peer_of(word)
+        entry = self._view.get(peer) if peer is not None else None
+        return entry.record if entry is not None else None
 
     def _shown_beat(self) -> tuple[bytes, int]:
         plan = self._adoption.current

@@ -21,8 +21,8 @@ from helix_p2p.cluster.announcement import (
     PROTOCOL_VERSION,
     Announcement,
     PeerState,
+    content_of,
     open_announcement,
-    word_of,
 )
 from helix_p2p.errors import RecordRejected
 from helix_p2p.identity import Signed
@@ -206,7 +206,7 @@ class MembershipView:
             entry.roles = self._admit(said.credentials, entry.peer, now.unix_s)
             entry.admitted_s = now.s
         self._words.pop(entry.word, None)
-        entry.word = word_of(record, self._swarm)
+        entry.content = content_of(record, self._swarm)
         self._words[entry.word] = entry.peer
         entry.record, entry.announcement = record, said
         if not direct:
@@ -241,9 +241,9 @@ class MembershipView:
         detector = Detector(self._timing, now.s)
         if peer not in self._members:
             insort(self._ring, peer)
-        word = word_of(record, self._swarm)
-        self._words[word] = peer
-        entry = MemberEntry(peer, record, said, roles, detector, now.s, now.s, word)
+        content = content_of(record, self._swarm)
+        entry = MemberEntry(peer, record, said, roles, detector, now.s, now.s, content)
+        self._words[entry.word] = peer
         self._members[peer] = entry
         self._liveness.note(entry)
         return Learned(News.JOINED, said, weighty=True)

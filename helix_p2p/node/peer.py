@@ -316,7 +316,7 @@ class PeerNode:
                 placement = plan.plan.placement
                 self.serving.follow(placement)
                 me = self.here.member.peer_id
-                known = any(record.signer == me for record in plan.plan.announcements)
+                known = me in plan.plan.announced
                 self._loader.want(placement.range_of(me), after_s=0.0 if known else LEFT_OUT_S)
             case fx.MemberLost(peer):
                 self.serving.on_peer_lost(peer)

@@ -1,26 +1,23 @@
 """The plan: who holds which layers, how many tokens per second go over each edge, and the proof.
 
-A plan is data. It is made by the planner, signed, and recomputed by nobody: `validate` (next
-module) lets every peer recheck it in milliseconds from the announcements it carries.
+A plan is data. It is made by the planner, signed, and recomputed by nobody: `validate` lets every
+peer recheck it in milliseconds from the announcements it rests on. A small swarm's plan carries
+them; a large one's refers to them by hash, since nearly all are at hand wherever it comes
+(docs/adr/0021). `packing` is how a plan is written.
 
 Always: flows are integers in thousandths of a token per second, so that conservation and the cut
 are exact; `value_mtokens_per_s` equals the flow out of the client side and the min cut.
 """
 
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from helix_p2p import codec
-from helix_p2p.codec import at_most
-from helix_p2p.errors import DecodeError
 from helix_p2p.identity import Signed
-from helix_p2p.types import MOST_LAYERS, MOST_PEERS, Epoch, LayerRange, PeerId
+from helix_p2p.types import Epoch, LayerRange, PeerId
 
 PLAN_KIND = "plan"
 PLAN_LIMIT_BYTES = 1024 * 1024
-OPENED_KEPT = 4
-"""The latest plans come from several neighbours at once, and are read once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +53,8 @@ class MinCut:
         layer: With no link in it, the layer whose holders together are the cut.
     """
 
-    peers: Annotated[tuple[PeerId, ...], at_most(MOST_PEERS)] = ()
-    links: Annotated[tuple[tuple[PeerId | None, PeerId | None], ...], at_most(4 * MOST_PEERS)] = ()
+    peers: tuple[PeerId, ...] = ()
+    links: tuple[tuple[PeerId | None, PeerId | None], ...] = ()
     layer: int | None = None
 
 
@@ -79,14 +76,14 @@ class Placement:
             it further (`sweep`, `highs`), which takes a run of it to repeat.
     """
 
-    assignments: Annotated[tuple[Assignment, ...], at_most(MOST_PEERS)]
-    flows: Annotated[tuple[EdgeFlow, ...], at_most(4 * MOST_PEERS)]
+    assignments: tuple[Assignment, ...]
+    flows: tuple[EdgeFlow, ...]
     value_mtokens_per_s: int
     bound_mtokens_per_s: int
     min_cut: MinCut
     solver: str
     solve_s: float
-    prices: Annotated[tuple[int, ...], at_most(MOST_LAYERS)] = ()
+    prices: tuple[int, ...] = ()
     bound_proof: str = "prices"
 
     @property
@@ -105,6 +102,19 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """An announcement that a plan rests on and does not carry.
+
+    Attributes:
+        peer: Whose.
+        content: `announcement.content_of` it: what it says, whatever its sequence.
+    """
+
+    peer: PeerId
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A placement as an epoch of a swarm, with what it rests on.
 
@@ -114,8 +124,9 @@ class Plan:
         previous_hash: Hash of the plan it follows, empty for the first.
         manifest_hash: The model.
         issued_unix_s: The planner's clock.
-        announcements: The signed announcements that it used.
+        announcements: The signed announcements that it used and carries; the planner's always.
         placement: The decision and its certificate.
+        references: The others that it used.
     """
 
     epoch: Epoch
@@ -123,17 +134,32 @@ class Plan:
     previous_hash: bytes
     manifest_hash: str
     issued_unix_s: float
-    announcements: Annotated[tuple[Signed, ...], at_most(MOST_PEERS)]
+    announcements: tuple[Signed, ...]
     placement: Placement
+    references: tuple[Reference, ...] = ()
+
+    @property
+    def announced(self) -> tuple[PeerId, ...]:
+        """Everyone whose word it rests on."""
+        carried = tuple(record.signer for record in self.announcements)
+        return carried + tuple(reference.peer for reference in self.references)
 
 
 @dataclass(frozen=True, slots=True)
 class SignedPlan:
-    """A plan together with the bytes that were signed and their hash."""
+    """A plan together with the bytes that were signed and their hash.
+
+    Attributes:
+        plan: As read.
+        record: As signed.
+        hash: Of the signed bytes.
+        referred: The announcements behind the plan's references, by content; those that are known.
+    """
 
     plan: Plan
     record: Signed
     hash: bytes
+    referred: Mapping[bytes, Signed] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def order(self) -> tuple[int, bytes, bytes]:
@@ -141,23 +167,7 @@ class SignedPlan:
         tie = codec.sha256(codec.encode((self.plan.epoch, self.plan.planner)))
         return (self.plan.epoch, tie, self.hash)
 
-
-@lru_cache(maxsize=OPENED_KEPT)
-def hash_of_plan(body: bytes) -> bytes:
-    """The hash by which a plan is asked for; a mebibyte takes a millisecond, so some are kept."""
-    return codec.sha256(body)
-
-
-@lru_cache(maxsize=OPENED_KEPT)
-def open_plan(record: Signed, swarm: str) -> SignedPlan:
-    """Verify the signature over a plan and read it; whether it is a good plan is `validate`'s.
-
-    Raises:
-        SignatureError: Wrong swarm, kind or signature, or the signer is not the planner.
-        DecodeError: The body is not a plan, or too long for one.
-    """
-    if len(record.body) > PLAN_LIMIT_BYTES:  # the signature's check would copy it
-        raise DecodeError(f"a plan of {len(record.body)} bytes, at most {PLAN_LIMIT_BYTES} fit")
-    record.verify(kind=PLAN_KIND, swarm=swarm)
-    plan = codec.decode(record.body, Plan, limit_bytes=PLAN_LIMIT_BYTES)
-    return SignedPlan(plan, record, hash_of_plan(record.body))
+    @property
+    def missing(self) -> tuple[bytes, ...]:
+        """Contents of announcements that have to come before it can be validated."""
+        return tuple(r.content for r in self.plan.references if r.content not in self.referred)

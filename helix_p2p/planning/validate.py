@@ -1,8 +1,10 @@
 """Whether a plan may be adopted: rechecked from the plan itself, the configuration and the clock.
 
 Never from local membership, or honest peers that see different members would disagree for ever.
-Everything is recomputed from the signed announcements that the plan carries: capacities, coverage,
-the flow and its cut, the bound, and the floor that no honest planner's plan falls below (`floor`).
+Everything is recomputed from the signed announcements that the plan carries or refers to by hash:
+capacities, coverage, the flow and its cut, the bound, and the floor that no honest planner's plan
+falls below (`floor`). Records of one content say the same, so it makes no difference which of them
+a peer has at hand.
 
 Always: one `PlanRejected` with the broken rule, or silence; milliseconds at hundreds of peers.
 """
@@ -12,17 +14,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from helix_p2p.cluster.announcement import Announcement, open_announcement
+from helix_p2p.cluster.announcement import (
+    WORD_LIFE_S,
+    Announcement,
+    begun_unix_s,
+    content_of,
+    open_announcement,
+)
 from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.cluster.snapshot import Snapshot, snapshot_of
 from helix_p2p.errors import DecodeError, PlanRejected, RecordRejected, SignatureError
+from helix_p2p.identity import Signed
 from helix_p2p.planning.bound import upper_bound
 from helix_p2p.planning.capacity import Capacities, capacities_of
 from helix_p2p.planning.coverage import Layout, coverage, layout_of
 from helix_p2p.planning.estimate import estimate
 from helix_p2p.planning.floor import floor_of
 from helix_p2p.planning.flow import link_mtokens_per_s, route_flow
-from helix_p2p.planning.plan import PLAN_KIND, EdgeFlow, Plan, SignedPlan
+from helix_p2p.planning.plan import PLAN_KIND, EdgeFlow, Plan, Reference, SignedPlan
 from helix_p2p.types import LayerRange, PeerId
 
 SLOT_S = 30
@@ -76,7 +85,7 @@ def validate(signed: SignedPlan, rules: PlanRules, now_unix_s: float) -> None:
     """
     plan = signed.plan
     _check_header(signed, rules, now_unix_s)
-    snapshot = _check_announcements(plan, rules)
+    snapshot = _check_announcements(signed, rules)
     capacities = capacities_of(snapshot)
     layout = _check_assignments(plan, capacities)
     _check_flows(plan, snapshot, capacities)
@@ -110,28 +119,51 @@ def _check_header(signed: SignedPlan, rules: PlanRules, now_unix_s: float) -> No
         raise PlanRejected("solver", "what it says of its solver makes no sense")
 
 
-def _check_announcements(plan: Plan, rules: PlanRules) -> Snapshot:
+def _check_announcements(signed: SignedPlan, rules: PlanRules) -> Snapshot:
+    plan = signed.plan
     said: dict[PeerId, Announcement] = {}
     for record in plan.announcements:
-        try:
-            announcement = open_announcement(record, rules.swarm)
-            peer = record.signer
-        except (SignatureError, DecodeError, RecordRejected, ValueError) as error:
-            raise PlanRejected("announcement", str(error)) from error
-        if peer in said:
-            raise PlanRejected("announcement", f"{peer} is announced twice")
-        if announcement.manifest_hash != plan.manifest_hash:
-            raise PlanRejected("announcement", f"{peer} serves another model")
-        age_s = plan.issued_unix_s - announcement.issued_unix_s
-        if not -rules.clock_skew_s <= age_s <= rules.announcement_age_s:
-            raise PlanRejected("announcement", f"the word of {peer} is {age_s:.0f} s old")
-        if rules.may_serve is not None and not rules.may_serve(peer, announcement):
-            raise PlanRejected("announcement", f"{peer} may not serve")
-        said[peer] = announcement
+        _add_word(said, record, plan, rules)
+    for reference in plan.references:
+        referred = signed.referred.get(reference.content)
+        if referred is None:
+            raise PlanRejected("announcement", f"the word of {reference.peer} is not at hand")
+        _add_word(said, referred, plan, rules, reference)
     planner = said.get(plan.planner)
     if planner is None or not rules.may_plan(plan.planner, planner):
         raise PlanRejected("planner", f"{plan.planner} may not plan")
     return snapshot_of(rules.model, said.items())
+
+
+def _add_word(
+    said: dict[PeerId, Announcement],
+    record: Signed,
+    plan: Plan,
+    rules: PlanRules,
+    reference: Reference | None = None,
+) -> None:
+    try:
+        announcement = open_announcement(record, rules.swarm)
+        peer, least_age_s, most_age_s = record.signer, -rules.clock_skew_s, rules.announcement_age_s
+        issued_unix_s = announcement.issued_unix_s
+        if reference is not None:
+            if Reference(peer, content_of(record, rules.swarm)) != reference:
+                raise PlanRejected("announcement", f"{reference.peer} said something else")
+            # Of any record with this content: that is what everyone can agree about.
+            issued_unix_s = begun_unix_s(record, rules.swarm)
+            most_age_s += WORD_LIFE_S
+    except (SignatureError, DecodeError, RecordRejected, ValueError) as error:
+        raise PlanRejected("announcement", str(error)) from error
+    if peer in said:
+        raise PlanRejected("announcement", f"{peer} is announced twice")
+    if announcement.manifest_hash != plan.manifest_hash:
+        raise PlanRejected("announcement", f"{peer} serves another model")
+    age_s = plan.issued_unix_s - issued_unix_s
+    if not least_age_s <= age_s <= most_age_s:
+        raise PlanRejected("announcement", f"the word of {peer} is {age_s:.0f} s old")
+    if rules.may_serve is not None and not rules.may_serve(peer, announcement):
+        raise PlanRejected("announcement", f"{peer} may not serve")
+    said[peer] = announcement
 
 
 def _check_assignments(plan: Plan, capacities: Capacities) -> Layout:

@@ -51,8 +51,9 @@ from helix_p2p.node import state
 from helix_p2p.node.status import STATUS_LIMIT_BYTES, decode_status, encode_status, status_object
 from helix_p2p.planning.bound import upper_bound
 from helix_p2p.planning.capacity import capacities_of
-from helix_p2p.planning.plan import PLAN_LIMIT_BYTES, open_plan
+from helix_p2p.planning.plan import PLAN_LIMIT_BYTES
 from helix_p2p.planning.recreate import greedy_baseline
+from helix_p2p.planning.signed import open_plan
 from helix_p2p.planning.validate import PlanRules, validate
 from helix_p2p.session import messages as s
 from helix_p2p.sim.scenario import parse_scenario

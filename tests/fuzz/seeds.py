@@ -17,9 +17,10 @@ from helix_p2p.membership.election import LEASE_KIND
 from helix_p2p.membership.handshake import Admission
 from helix_p2p.membership.revocations import revoke
 from helix_p2p.node.status import MemberStatus, NodeStatus, plan_status
-from helix_p2p.planning.plan import PLAN_KIND, MinCut, Plan, SignedPlan, open_plan
+from helix_p2p.planning.plan import MinCut, Plan, SignedPlan
 from helix_p2p.planning.planner import PlanOptions
 from helix_p2p.planning.planner import plan as plan_swarm
+from helix_p2p.planning.signed import open_plan, sign_plan
 from helix_p2p.session import messages as s
 from helix_p2p.session import recheck_messages as r
 from helix_p2p.types import Epoch, LayerRange, PeerId, SessionId
@@ -85,7 +86,7 @@ def plans() -> tuple[SignedPlan, ...]:
             announcements=announcements(),
             placement=placement,
         )
-        made.append(open_plan(ME.sign(PLAN_KIND, SWARM, codec.encode(plan)), SWARM))
+        made.append(open_plan(sign_plan(plan, ME, SWARM), SWARM))
     return tuple(made)
 
 
@@ -95,7 +96,7 @@ def unproven_plan() -> Signed:
     peers = (ME.peer_id, OTHERS[0].peer_id)
     cut = MinCut(peers, ((None, peers[0]), (peers[0], peers[1])), None)
     placement = replace(plan.placement, min_cut=cut, prices=(1,) * MODEL.layers)
-    return ME.sign(PLAN_KIND, SWARM, codec.encode(replace(plan, placement=placement)))
+    return sign_plan(replace(plan, placement=placement), ME, SWARM)
 
 
 def lease(number: int = 1) -> Signed:

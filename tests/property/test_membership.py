@@ -36,7 +36,8 @@ from helix_p2p.membership.credentials import (
 from helix_p2p.membership.invite import Invite, create_invite, read_invite
 from helix_p2p.membership.records import RecordRules, check_record, member_key
 from helix_p2p.membership.timing import MembershipTiming, Now
-from helix_p2p.planning.plan import PLAN_KIND, MinCut, Placement, Plan, SignedPlan, open_plan
+from helix_p2p.planning.plan import MinCut, Placement, Plan, SignedPlan
+from helix_p2p.planning.signed import open_plan, sign_plan
 from helix_p2p.types import Epoch
 
 SWARM = open_swarm_id_of("property")
@@ -49,7 +50,7 @@ TIMING = MembershipTiming()
 def make_plan(signer: int, epoch: int, salt: int, *, valid: bool) -> SignedPlan:
     placement = Placement((), (), 0, 0, MinCut(), "good" if valid else "evil", float(salt))
     body = Plan(Epoch(epoch), KEYS[signer].peer_id, b"", "", UNIX_S, (), placement)
-    return open_plan(KEYS[signer].sign(PLAN_KIND, SWARM, codec.encode(body)), SWARM)
+    return open_plan(sign_plan(body, KEYS[signer], SWARM), SWARM)
 
 
 PLANS = [

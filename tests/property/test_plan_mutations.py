@@ -1,8 +1,9 @@
 """A malicious planner changes one field of a good plan, at any depth, and signs the result.
 
-Every field of the signed body is walked, so a field that is added later is tried as well. What may
-be changed without being refused is listed by name and is either for people to read, or bounded to
-a window (epoch, time), or another way to say the same.
+Every field is walked, so one that is added later is tried as well: those of the plan, and those of
+the bytes as they are signed (`packing`). What may be changed without being refused is listed by
+name and is either for people to read, or bounded to a window (epoch, time), or another way to say
+the same. The plan carries some announcements and refers to the others.
 """
 
 import copy
@@ -17,13 +18,16 @@ import msgspec
 import pytest
 
 from helix_p2p import codec
-from helix_p2p.cluster.announcement import LinkMeasurement
+from helix_p2p.cluster.announcement import LinkMeasurement, content_of
 from helix_p2p.cluster.snapshot import snapshot_of
 from helix_p2p.errors import HelixError
+from helix_p2p.identity import Signed
 from helix_p2p.planning.bound import upper_bound
 from helix_p2p.planning.capacity import capacities_of
-from helix_p2p.planning.plan import PLAN_KIND, Plan, SignedPlan, open_plan
+from helix_p2p.planning.packing import encode_plan
+from helix_p2p.planning.plan import PLAN_KIND, PLAN_LIMIT_BYTES, Plan, Reference, SignedPlan
 from helix_p2p.planning.planner import PlanOptions, plan
+from helix_p2p.planning.signed import open_plan
 from helix_p2p.planning.validate import EPOCHS_PER_SLOT, PlanRules, slot_of, validate
 from helix_p2p.types import Epoch
 from tests.unit.planning.swarms import (
@@ -39,12 +43,14 @@ MODEL = make_model()
 RULES = PlanRules(MODEL, SWARM)
 PLANNER = make_identity(0)
 Path = tuple[str | int, ...]
+CARRIED = 3
+REFERRED: dict[bytes, Signed] = {}
 
 FREE = {
     "previous_hash": "any hash: what it follows is for people, the order is by epoch",
     "epoch": "within its slots",
-    "placement.solver": "any short word",
-    "placement.solve_s": "any time",
+    "solver": "any short word",
+    "solve_s": "any time",
 }
 """What a planner may say as it likes, within bounds: nobody acts on it but to order plans."""
 
@@ -74,26 +80,42 @@ def honest(links: bool) -> Plan:
     snapshot = snapshot_of(MODEL, [(identity.peer_id, one) for identity, one in said])
     placement = plan(snapshot, PlanOptions(steps=40))
     bound = upper_bound(capacities_of(snapshot), placement.prices)
+    records = signed_all(said)
+    REFERRED.update({content_of(record, SWARM): record for record in records[CARRIED:]})
     return Plan(
         epoch=Epoch(EPOCHS_PER_SLOT * slot_of(NOW_UNIX_S)),
         planner=PLANNER.peer_id,
         previous_hash=bytes(32),
         manifest_hash=MODEL.manifest_hash,
         issued_unix_s=NOW_UNIX_S,
-        announcements=signed_all(said),
+        announcements=records[:CARRIED],
         placement=replace(placement, bound_mtokens_per_s=bound, bound_proof="prices"),
+        references=tuple(Reference(r.signer, content_of(r, SWARM)) for r in records[CARRIED:]),
     )
 
 
-def sign(body: dict[str, Any] | Plan) -> SignedPlan:
-    return open_plan(PLANNER.sign(PLAN_KIND, SWARM, codec.encode(body)), SWARM)
+def packed(body: dict[str, Any]) -> bytes:
+    """The bytes of a changed plan, or of changed columns.
+
+    Raises:
+        ValueError: Such a plan cannot be written.
+        DecodeError: It is none.
+    """
+    if "placement" not in body:
+        return codec.encode(body)
+    return encode_plan(codec.decode(codec.encode(body), Plan, limit_bytes=PLAN_LIMIT_BYTES))
+
+
+def sign(body: dict[str, Any]) -> SignedPlan:
+    signed = open_plan(PLANNER.sign(PLAN_KIND, SWARM, packed(body)), SWARM)
+    return replace(signed, referred=REFERRED)
 
 
 def accepted(body: dict[str, Any]) -> bool:
     """Whether peers would adopt what the planner signed."""
     try:
         validate(sign(body), RULES, NOW_UNIX_S)
-    except HelixError:
+    except (HelixError, ValueError):
         return False
     return True
 
@@ -157,7 +179,7 @@ def means_the_same(body: dict[str, Any], as_: Plan) -> bool:
     holds that carries nothing is the planner's to say or to leave out."""
     try:
         said = sign(body).plan
-    except HelixError:
+    except (HelixError, ValueError):
         return False
     unnamed = replace(as_.placement.min_cut, layer=None)
     if said in (as_, replace(as_, placement=replace(as_.placement, min_cut=unnamed))):
@@ -173,15 +195,16 @@ def means_the_same(body: dict[str, Any], as_: Plan) -> bool:
     return replace(said, placement=mended) == as_
 
 
+@pytest.mark.parametrize("form", ["fields", "columns"])
 @pytest.mark.parametrize("links", [False, True], ids=["coverage", "thin-links"])
-def test_every_changed_field_of_a_plan_is_refused(links: bool) -> None:
+def test_every_changed_field_of_a_plan_is_refused(links: bool, form: str) -> None:
     plan_ = honest(links)
-    body = msgspec.msgpack.decode(codec.encode(plan_))
+    body = msgspec.msgpack.decode(encode_plan(plan_) if form == "columns" else codec.encode(plan_))
     assert accepted(body)
     tried: Counter[str] = Counter()
     passed: Counter[str] = Counter()
     for path, value in leaves(body):
-        name = name_of(path)
+        name = name_of(path).removeprefix("placement.")
         for other in changes(value):
             changed = put(body, path, other)
             if same(other, value) or means_the_same(changed, plan_):
@@ -191,8 +214,9 @@ def test_every_changed_field_of_a_plan_is_refused(links: bool) -> None:
                 passed[name] += 1
     print({name: f"{tried[name] - passed[name]}/{tried[name]}" for name in tried})
     assert set(passed) <= FREE.keys(), dict(passed)
-    fields = {"epoch", "planner", "manifest_hash", "announcements.[].body", "placement.prices"}
-    assert fields <= tried.keys()
+    fields = {"epoch", "planner", "manifest_hash", "announcements.[].body", "prices"}
+    there = {"keys", "contents", "flows"} if form == "columns" else {"references.[].content"}
+    assert fields | there <= tried.keys()
     if links:
         assert plan_.placement.min_cut.links, "the swarm is to have links that bind"
 

@@ -18,7 +18,9 @@ from helix_p2p.membership import messages as m
 from helix_p2p.membership.adoption import highest_epoch_at, next_epoch
 from helix_p2p.membership.election import LEASE_KIND
 from helix_p2p.membership.member import Member
-from helix_p2p.planning.plan import PLAN_KIND, Assignment, Placement, Plan
+from helix_p2p.planning.packing import encode_plan
+from helix_p2p.planning.plan import PLAN_KIND, Assignment, Placement, Plan, Reference
+from helix_p2p.planning.signed import sign_plan
 from helix_p2p.types import Epoch, LayerRange, PeerId
 from tests.simulation.membership_lab import LAYER_BYTES, MODEL, SPEED, START_UNIX_S, SWARM, LabPeer
 from tests.simulation.storm import Storm, quick_plan
@@ -40,6 +42,7 @@ class Cabal:
         self.attacks: tuple[Callable[[], None], ...] = (
             self.invalid_plans,
             self.inflated_epochs,
+            self.hollow_plans,
             self.two_faces,
             self.leave_out,
             self.accuse_one,
@@ -86,6 +89,20 @@ class Cabal:
         far = replace(base, epoch=Epoch(edge + 64 * self.rng.randint(4, 10**6)))
         self._spread(self._sign(evil, far, invalid=True))
         self._spread(self._sign(evil, replace(base, epoch=Epoch(edge))))
+
+    def hollow_plans(self) -> None:
+        """Plans of high epochs that rest on words which nobody ever said."""
+        for evil, member in self.members:
+            base = self._good(evil, member)
+            if base is None:
+                return
+            made_up = tuple(
+                Reference(p.peer, self.rng.randbytes(24)) for p in self.lab.peers if p is not evil
+            )
+            edge = highest_epoch_at(START_UNIX_S + self.lab.t)
+            own = (member.record,)
+            hollow = replace(base, announcements=own, references=made_up, epoch=Epoch(edge))
+            self._spread(self._sign(evil, hollow, invalid=True))
 
     def two_faces(self) -> None:
         """Two good plans of one epoch, one for each half; rarely, since it costs a member."""
@@ -138,7 +155,7 @@ class Cabal:
         )
 
     def _sign(self, evil: LabPeer, plan: Plan, *, invalid: bool = False) -> Signed:
-        record = evil.identity.sign(PLAN_KIND, SWARM, codec.encode(plan))
+        record = sign_plan(plan, evil.identity, SWARM)
         if invalid:
             self.lab.invalid.add(codec.sha256(record.body))
         self._plans.append(record)
@@ -219,7 +236,7 @@ class Cabal:
         real = self.rng.choice(honest)
         evil, _ = self._one()
         altered = replace(real.plan, issued_unix_s=real.plan.issued_unix_s + 1)
-        body = codec.encode(altered)
+        body = encode_plan(altered)
         forged = replace(real.record, body=body)
         resigned = evil.identity.sign(PLAN_KIND, SWARM, body)
         self.lab.invalid.update({codec.sha256(body)} - {real.hash})

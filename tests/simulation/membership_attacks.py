@@ -12,6 +12,7 @@ from helix_p2p.membership.effects import MemberMessage
 from helix_p2p.membership.election import LEASE_KIND
 from helix_p2p.membership.member import Member
 from helix_p2p.planning.plan import PLAN_KIND, Plan
+from helix_p2p.planning.signed import sign_plan
 from helix_p2p.types import Epoch
 from tests.simulation.membership_lab import MODEL, START_UNIX_S, SWARM, Lab, LabPeer
 
@@ -31,7 +32,7 @@ def _plan(lab: Lab, evil: LabPeer, member: Member, epoch: int, solver: str, salt
         announcements=live.announcements,
         placement=replace(live.placement, solver=solver),
     )
-    return evil.identity.sign(PLAN_KIND, SWARM, codec.encode(body))
+    return sign_plan(body, evil.identity, SWARM)
 
 
 def _epoch(lab: Lab, member: Member) -> int:

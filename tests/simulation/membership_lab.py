@@ -52,7 +52,7 @@ def check_plan(signed: SignedPlan, _now_unix_s: float) -> None:
     held = {layer for a in plan.placement.assignments for layer in a.layers}
     if held != set(range(MODEL.layers)):
         raise PlanRejected("coverage", "a layer is not held")
-    named = {record.signer for record in plan.announcements}
+    named = set(plan.announced)
     if not {a.peer for a in plan.placement.assignments} <= named:
         raise PlanRejected("announcement", "a peer is not announced")
 
@@ -118,6 +118,7 @@ class Lab:
         timing: MembershipTiming | None = None,
         ping_everyone_up_to: int = 16,
         fan_out: int = 8,
+        carried_limit_bytes: int = 32 * 1024,
         check: Validator = check_plan,
         plan: Callable[[Snapshot], Placement] = solve,
     ) -> None:
@@ -128,6 +129,7 @@ class Lab:
         self.timing = timing or MembershipTiming()
         self.ping_everyone_up_to = ping_everyone_up_to
         self.fan_out = fan_out
+        self.carried_limit_bytes = carried_limit_bytes
         self.check = check
         self.plan = plan
         self.sent = 0
@@ -193,6 +195,7 @@ class Lab:
                 timing=self.timing,
                 ping_everyone_up_to=self.ping_everyone_up_to,
                 fan_out=self.fan_out,
+                carried_limit_bytes=self.carried_limit_bytes,
             ),
             Random(self.rng.getrandbits(64)),
             now,

@@ -70,12 +70,14 @@ class Weather:
         hostile: In league.
         loss: Share of messages that never arrive.
         storm_s: How long faults keep coming.
+        by_hash: Plans refer to announcements, however few there are.
     """
 
     peers: int
     hostile: int
     loss: float
     storm_s: float = 60.0
+    by_hash: bool = False
 
     @classmethod
     def of(cls, seed: int, most_peers: int = 60) -> "Weather":
@@ -83,7 +85,8 @@ class Weather:
         rng = Random(f"weather {seed}")
         peers = 12 + int((most_peers - 12) * rng.random() ** 3)
         hostile = rng.randint(1, peers // 4) if rng.random() < 0.6 else 0
-        return cls(peers, hostile, rng.choice([0.0, 0.02, 0.05, 0.1]))
+        loss = rng.choice([0.0, 0.02, 0.05, 0.1])
+        return cls(peers, hostile, loss, by_hash=rng.random() < 0.5)
 
 
 @dataclass
@@ -115,6 +118,7 @@ class Storm(Lab):
             loss=weather.loss,
             skew_s=5.0,
             drift=0.03,
+            carried_limit_bytes=0 if weather.by_hash else 32 * 1024,
             check=self._judge,
             plan=quick_plan,
         )
@@ -198,7 +202,10 @@ class Storm(Lab):
             super()._solve(p, job)
 
     def _judge(self, signed: SignedPlan, now_unix_s: float) -> None:
-        """The production rules; the same for all but for the clock, so asked once a plan."""
+        """The production rules; the same for all but for the clock, so asked once a plan.
+
+        Records of one content are as good as each other, so that holds for what it refers to.
+        """
         if signed.hash not in self._verdicts:
             try:
                 validate(signed, RULES, now_unix_s)

@@ -24,12 +24,6 @@ def test_swarm_under_attack_keeps_every_invariant(seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_peers_that_return_to_layers_they_held_before_are_found_again() -> None:
-    """Above sixteen members news is told by its word; a word that came back was asked of nobody."""
-    live(42, Weather.of(42), unleash)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", [pytest.param(n, id=f"seed-{n}") for n in range(1000, 1040)])
 def test_larger_swarm_under_attack_keeps_every_invariant(seed: int) -> None:
     live(seed, Weather.of(seed), unleash)

@@ -18,7 +18,6 @@ from helix_p2p.cluster.manifest import (
     ManifestFile,
     make_manifest,
 )
-from helix_p2p.codec import encode
 from helix_p2p.errors import HelixError, NetworkError
 from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership.credentials import open_swarm_id_of
@@ -41,13 +40,13 @@ from helix_p2p.net.protocols import CLIENT_PROTOCOL
 from helix_p2p.net.requests import serve_requests
 from helix_p2p.net.transport import Handler, Stream, Transport
 from helix_p2p.planning.plan import (
-    PLAN_KIND,
     Assignment,
     EdgeFlow,
     MinCut,
     Placement,
     Plan,
 )
+from helix_p2p.planning.signed import sign_plan
 from helix_p2p.session.messages import (
     Cancel,
     Delivered,
@@ -306,7 +305,7 @@ class FakeSwarm:
             (),
             placement,
         )
-        return self.planner.sign(PLAN_KIND, self.name, encode(plan))
+        return sign_plan(plan, self.planner, self.name)
 
 
 class HomeTransport:

@@ -12,15 +12,14 @@ from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership.credentials import open_swarm_id_of
 from helix_p2p.membership.timing import Now
 from helix_p2p.planning.plan import (
-    PLAN_KIND,
     Assignment,
     EdgeFlow,
     MinCut,
     Placement,
     Plan,
     SignedPlan,
-    open_plan,
 )
+from helix_p2p.planning.signed import open_plan, sign_plan
 from helix_p2p.types import Epoch, LayerRange, PeerId
 
 SWARM = open_swarm_id_of("test")
@@ -95,7 +94,7 @@ def plan(
         announcements=(record(planner),),
         placement=placement(planner, solver=solver),
     )
-    return open_plan(identity(planner).sign(PLAN_KIND, swarm, codec.encode(said)), swarm)
+    return open_plan(sign_plan(said, identity(planner), swarm), swarm)
 
 
 def check_plan(signed: SignedPlan, _now_unix_s: float) -> None:

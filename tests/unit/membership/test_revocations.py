@@ -26,7 +26,8 @@ from helix_p2p.membership.outbox import Effects
 from helix_p2p.membership.own import MemberConfig
 from helix_p2p.membership.records import RecordRules, check_record, member_key, revocations_key
 from helix_p2p.membership.revocations import newer_of, open_revocations, revoke
-from helix_p2p.planning.plan import PLAN_KIND, Plan, open_plan
+from helix_p2p.planning.plan import Plan
+from helix_p2p.planning.signed import open_plan, sign_plan
 from helix_p2p.types import PeerId
 
 from .makers import (
@@ -96,7 +97,7 @@ def pushed(effects: Effects) -> dict[PeerId, Signed]:
 
 def plan_of(planner: int, epoch: int = EPOCH, **how: object) -> Signed:
     body = replace(plan(planner, epoch).plan, announcements=(word(planner, **how),))
-    return identity(planner).sign(PLAN_KIND, SWARM, codec.encode(body))
+    return sign_plan(body, identity(planner), SWARM)
 
 
 # ── the list ────────────────────────────────────────────────────────────────────────────────────
@@ -262,7 +263,7 @@ def test_certificate_without_the_planners_role_plans_nothing(roles: set[Role]) -
 def test_plan_without_its_planners_announcement_is_refused() -> None:
     signed = open_plan(plan_of(2), SWARM)
     bare: Plan = replace(signed.plan, announcements=())
-    record_ = identity(2).sign(PLAN_KIND, SWARM, codec.encode(bare))
+    record_ = sign_plan(bare, identity(2), SWARM)
     (refused,) = of(fx.PlanRefused, make().on_message(peer(1), m.PushPlan(record_), at(1)))
     assert "announcement is missing" in str(refused.error)
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from helix_p2p.codec import encode
 from helix_p2p.errors import DecodeError
 from helix_p2p.identity import Identity
 from helix_p2p.node.status import (
@@ -21,8 +20,8 @@ from helix_p2p.planning.plan import (
     MinCut,
     Placement,
     Plan,
-    open_plan,
 )
+from helix_p2p.planning.signed import open_plan, sign_plan
 from helix_p2p.types import Epoch, LayerRange
 
 STATUS = NodeStatus("peer", "me", "swarm", True, "tiny", "ab", 8, "serving", holds=(0, 4))
@@ -58,7 +57,7 @@ def test_plan_is_shown_in_the_order_of_layers_with_its_proof() -> None:
         solve_s=0.01,
     )
     plan = Plan(Epoch(64), planner.peer_id, b"", "ab", 1.0, (), placement)
-    shown = plan_status(open_plan(planner.sign("plan", "s", encode(plan)), "s"))
+    shown = plan_status(open_plan(sign_plan(plan, planner, "s"), "s"))
     assert [(it.peer, it.start, it.end) for it in shown.placement] == [(b, 0, 4), (a, 4, 8)]
     assert (shown.tokens_per_s, shown.bound_tokens_per_s, shown.gap) == (1.5, 2.0, 0.25)
     assert shown.bottleneck == "layer 0, held by 1 peer"

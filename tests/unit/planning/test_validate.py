@@ -6,20 +6,21 @@ from random import Random
 
 import pytest
 
-from helix_p2p import codec
+from helix_p2p.cluster.announcement import content_of, open_announcement
 from helix_p2p.cluster.snapshot import snapshot_of
 from helix_p2p.errors import PlanRejected
+from helix_p2p.identity import Signed
 from helix_p2p.planning.plan import (
-    PLAN_KIND,
     Assignment,
     EdgeFlow,
     MinCut,
     Placement,
     Plan,
+    Reference,
     SignedPlan,
-    open_plan,
 )
 from helix_p2p.planning.planner import PlanOptions, plan
+from helix_p2p.planning.signed import open_plan, sign_plan
 from helix_p2p.planning.validate import EPOCHS_PER_SLOT, PlanRules, slot_of, validate
 from helix_p2p.types import Epoch, LayerRange, PeerId
 from tests.unit.planning.swarms import (
@@ -53,8 +54,7 @@ def make_plan(count: int = 6, seed: int = 1) -> Plan:
 
 
 def signed(made: Plan, signer: int = 0) -> SignedPlan:
-    record = make_identity(signer).sign(PLAN_KIND, SWARM, codec.encode(made))
-    return open_plan(record, SWARM)
+    return open_plan(sign_plan(made, make_identity(signer), SWARM), SWARM)
 
 
 HONEST = make_plan()
@@ -203,3 +203,52 @@ def test_planner_without_the_right_to_plan_is_refused() -> None:
     with pytest.raises(PlanRejected) as caught:
         validate(signed(HONEST), rules, NOW_UNIX_S)
     assert caught.value.rule == "planner"
+
+
+def by_reference(made: Plan, **issued: float) -> tuple[SignedPlan, dict[bytes, Signed]]:
+    """The same plan, carrying its planner's word alone; and the words of the others."""
+    others = {content_of(record, SWARM): record for record in made.announcements[1:]}
+    references = tuple(Reference(r.signer, content) for content, r in others.items())
+    body = replace(made, announcements=made.announcements[:1], references=references, **issued)
+    return signed(body), others
+
+
+def test_plan_that_refers_to_announcements_is_judged_by_them() -> None:
+    refers, others = by_reference(HONEST)
+    validate(replace(refers, referred=others), RULES, NOW_UNIX_S)
+    with pytest.raises(PlanRejected, match="not at hand"):
+        validate(refers, RULES, NOW_UNIX_S)
+
+
+def test_another_announcement_does_not_stand_for_the_one_referred_to() -> None:
+    refers, others = by_reference(HONEST)
+    record = next(iter(others.values()))
+    number = next(n for n in range(9) if make_identity(n).peer_id == record.signer)
+    richer = replace(open_announcement(record, SWARM), memory_bytes=10**15)
+    forged = replace(record, signature=bytes(64))
+    for wrong in (richer.signed(make_identity(number), SWARM), forged, HONEST.announcements[0]):
+        swapped = {content: wrong if r is record else r for content, r in others.items()}
+        with pytest.raises(PlanRejected) as caught:
+            validate(replace(refers, referred=swapped), RULES, NOW_UNIX_S)
+        assert caught.value.rule == "announcement"
+
+
+def test_every_record_of_one_content_gives_the_same_verdict() -> None:
+    refers, others = by_reference(HONEST)
+    content, record = next(iter(others.items()))
+    number = next(n for n in range(9) if make_identity(n).peer_id == record.signer)
+    said = open_announcement(record, SWARM)
+    for moved_s in (-440.0, -100.0, 100.0, 440.0):
+        later = replace(
+            said, sequence=said.sequence + 7, issued_unix_s=said.issued_unix_s + moved_s
+        )
+        copy = later.signed(make_identity(number), SWARM)
+        if content_of(copy, SWARM) == content:
+            validate(replace(refers, referred={**others, content: copy}), RULES, NOW_UNIX_S)
+    late, words = by_reference(HONEST, issued_unix_s=NOW_UNIX_S + 1400.0)
+    own = replace(
+        open_announcement(HONEST.announcements[0], SWARM), issued_unix_s=NOW_UNIX_S + 1400.0
+    ).signed(make_identity(0), SWARM)
+    late = signed(replace(late.plan, announcements=(own,)))
+    with pytest.raises(PlanRejected, match="s old"):
+        validate(replace(late, referred=words), RULES, NOW_UNIX_S + 1400.0)
