@@ -110,6 +110,7 @@ class Router:
         self._planned: dict[PeerId | None, InterleavedRoundRobin[PeerId]] = {}
         self._spare: dict[PeerId | None, InterleavedRoundRobin[PeerId]] = {}
         self._ways: _Ways | None = None
+        self._hops: dict[tuple[PeerId, int, int], Hop] = {}
 
     def follow(self, placement: Placement) -> None:
         """Take over a plan's flows as weights; peers that stay keep their place in the turn."""
@@ -119,6 +120,7 @@ class Router:
                 edges.setdefault(flow.source, {})[flow.target] = flow.mtokens_per_s
         self._edges = edges
         self._ways = None
+        self._hops = {}
         self._planned = {
             source: self._planned.get(source, InterleavedRoundRobin()) for source in edges
         }
@@ -156,8 +158,15 @@ class Router:
             chosen = self._step(at.peer, ways, cost)
             if chosen is None:
                 return None
-            route.append(Hop(chosen, LayerRange(at.layers.end, serving[chosen].end)))
+            route.append(self._hop(chosen, at.layers.end, serving[chosen].end))
         return tuple(route)
+
+    def _hop(self, peer: PeerId, start: int, end: int) -> Hop:
+        """Made once for all routes: thousands of sessions hold the same few."""
+        known = self._hops.get((peer, start, end))
+        if known is None:
+            known = self._hops[peer, start, end] = Hop(peer, LayerRange(start, end))
+        return known
 
     def _ways_of(self, serving: Mapping[PeerId, LayerRange]) -> _Ways:
         if self._ways is None or self._ways.serving != serving:

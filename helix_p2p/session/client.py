@@ -211,9 +211,10 @@ class ClientSession:
         effects: list[Effect] = []
         first = len(self._tokens)
         fresh = said.tokens[first - said.first_index :]
-        end = next((i for i, token in enumerate(fresh) if self._is_end(token)), None)
-        if end is not None:
-            fresh = fresh[: end + 1]
+        if self.request.eos and not self.request.ignore_eos:
+            end = next((i for i, token in enumerate(fresh) if self._is_end(token)), None)
+            if end is not None:
+                fresh = fresh[: end + 1]
         if fresh:
             self._tokens.extend(fresh)
             self._progress(len(fresh), now_s)
@@ -236,11 +237,12 @@ class ClientSession:
             return f"delivered token {said.first_index} after {have}"
         if said.first_index + len(said.tokens) > self.request.max_new_tokens:
             return f"delivered more than {self.request.max_new_tokens} tokens"
-        if any(not 0 <= token < self.request.vocab_size for token in said.tokens):
+        if said.tokens and not 0 <= min(said.tokens) <= max(said.tokens) < self.request.vocab_size:
             return "delivered a token outside the vocabulary"
-        again = said.tokens[: have - said.first_index]
-        if again != tuple(self._tokens[said.first_index : said.first_index + len(again)]):
-            return "changed a token that it had delivered"
+        if said.first_index < have:
+            again = said.tokens[: have - said.first_index]
+            if again != tuple(self._tokens[said.first_index : said.first_index + len(again)]):
+                return "changed a token that it had delivered"
         return None
 
     def _is_end(self, token: int) -> bool:

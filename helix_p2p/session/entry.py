@@ -347,10 +347,10 @@ class EntryMachine:
         self._pipelines.returned(generation, now_s)
         self._standing.token(generation.name, generation.peers, now_s)
         finished = generation.finish_reason
-        pipeline = (
-            tuple((h.peer, h.layers) for h in generation.route) if generation.announce else ()
-        )
-        generation.announce = False
+        pipeline: tuple[tuple[PeerId, LayerRange], ...] = ()
+        if generation.announce:
+            pipeline = tuple((hop.peer, hop.layers) for hop in generation.route)
+            generation.announce = False
         effects: list[EntryEffect] = [
             Deliver(
                 generation.client, Delivered(request.session, index, (token,), finished, pipeline)

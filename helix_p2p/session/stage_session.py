@@ -145,8 +145,13 @@ class StageSessions:
             or [known.takes_tokens for known in found].count(bool(message.tokens)) != len(names)
         ):
             return None
-        for known in found:
-            known.fill(known.filled + 1, now_s)
+        for known, position, open_ in zip(found, positions, opens, strict=True):
+            known.filled = after = position + 1
+            known.heard_s = now_s
+            if after >= open_.kv_tokens:
+                known.next_decode = None
+            else:
+                known.next_decode = after
         return list(map(StepRow, opens, positions, message.counts, message.sample, payloads))
 
     def is_current(self, open_: Open) -> bool:

@@ -156,8 +156,9 @@ class Network:
         if stream is None:
             stream = self._streams[pair] = _Stream(self._links.get(pair, self._default))
         stream.sent_bytes += size_bytes
-        if not stream.waits and stream.free_at_s <= self._time.now_s:
-            self._put_on(stream, size_bytes, deliver, args, 0 if urgent else 1)
+        now_s = self._time.now_s
+        if not stream.waits and stream.free_at_s <= now_s:
+            self._put_on(stream, now_s, size_bytes, deliver, args, 0 if urgent else 1)
             return
         (stream.urgent if urgent else stream.bulk).append((size_bytes, deliver, args))
         stream.queued_bytes += size_bytes
@@ -165,16 +166,39 @@ class Network:
             stream.waits = True
             self._time.at(stream.free_at_s, self._next, stream)
 
+    def send_in_order(
+        self,
+        source: PeerId,
+        target: PeerId,
+        size_bytes: float,
+        deliver: Callable[..., None],
+        *args: object,
+    ) -> None:
+        """Send a message on a stream where none overtakes another, as clients' streams are.
+
+        When it goes on the stream is known at once, so it never costs a second event.
+        """
+        if self._side and self.apart(source, target):
+            return
+        stream = self._streams.get((source, target))
+        if stream is None:
+            link = self._links.get((source, target), self._default)
+            stream = self._streams[source, target] = _Stream(link)
+        stream.sent_bytes += size_bytes
+        begins_s = max(stream.free_at_s, self._time.now_s)
+        self._put_on(stream, begins_s, size_bytes, deliver, args, 0)
+
     def _put_on(
         self,
         stream: _Stream,
+        begins_s: float,
         size_bytes: float,
         deliver: Callable[..., None],
         args: tuple[Any, ...],
         lane: int,
     ) -> None:
         link = stream.link
-        stream.free_at_s = sent_s = self._time.now_s + size_bytes / link.bandwidth_bytes_per_s
+        stream.free_at_s = sent_s = begins_s + size_bytes / link.bandwidth_bytes_per_s
         arrives_s = sent_s + link.latency_s
         if link.jitter_s > 0:
             arrives_s += link.jitter_s * self._rng.random()
@@ -202,7 +226,7 @@ class Network:
             stream.waits = False
             return
         stream.queued_bytes -= message[0]
-        self._put_on(stream, *message, lane)
+        self._put_on(stream, self._time.now_s, *message, lane)
         if stream.urgent or stream.bulk:
             self._time.at(stream.free_at_s, self._next, stream)
         else:

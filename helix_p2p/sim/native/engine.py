@@ -9,13 +9,14 @@ Always: a step's time comes from the stage's measured tables; a token is a pure 
 """
 
 from collections.abc import Sequence
+from operator import ge
 from typing import Any, Protocol
 
-from helix_p2p.session.effects import OpenCache, RunStep
+from helix_p2p.session.effects import OpenCache, RunStep, StepRow
 from helix_p2p.session.messages import Forward, Phase
 from helix_p2p.sim.helix.replay import CONCAT_BYTES_PER_S, COPY_BYTES_PER_S
 from helix_p2p.sim.helix.setup import StageSetup
-from helix_p2p.types import LayerRange, SessionId
+from helix_p2p.types import SessionId
 
 VOCAB = 32_000
 _MIX = 0x9E3779B97F4A7C15
@@ -70,10 +71,10 @@ class SimEngine(Protocol):
 
 
 class _Cache:
-    __slots__ = ("filled", "layers", "room")
+    __slots__ = ("filled", "room", "span")
 
-    def __init__(self, layers: LayerRange, room: int, filled: int) -> None:
-        self.layers = layers
+    def __init__(self, span: tuple[int, int], room: int, filled: int) -> None:
+        self.span = span
         self.room = room
         self.filled = filled
 
@@ -105,13 +106,13 @@ class ModelledEngine:
 
     def open(self, effect: OpenCache) -> None:
         """Open a cache; one over the same layers keeps what it holds."""
-        known = self._caches.get(effect.session)
-        filled = known.filled if known is not None and known.layers == effect.layers else 0
+        known, span = self._caches.get(effect.session), (effect.layers.start, effect.layers.end)
+        filled = known.filled if known is not None and known.span == span else 0
         if effect.begin is not None:
             source, filled = self._caches[effect.begin.source], effect.begin.positions
-            if source.layers != effect.layers or source.filled < filled:
+            if source.span != span or source.filled < filled:
                 raise BrokenInvariant(f"{filled} positions of {source.filled} were to be copied")
-        self._caches[effect.session] = _Cache(effect.layers, effect.kv_tokens, filled)
+        self._caches[effect.session] = _Cache(span, effect.kv_tokens, filled)
 
     def close(self, session: SessionId) -> None:
         """Free a cache."""
@@ -145,15 +146,11 @@ class ModelledEngine:
         found = [cache for cache in map(self._caches.get, names) if cache is not None]
         if len(found) < len(rows):
             return None
-        for row, cache in zip(rows, found, strict=True):
-            before, position, layers = cache.filled, row.position, cache.layers
-            filled = position + row.count
-            if row.payload != start or layers.start != start or layers.end != end:
-                raise BrokenInvariant(f"a row at layer {row.payload} came to {layers}")
-            if position > before or filled > cache.room:
-                raise BrokenInvariant(f"positions {position}–{filled} of {before} in {cache.room}")
-            if filled > before:
-                cache.filled = filled
+        spans, payloads = [cache.span for cache in found], [row.payload for row in rows]
+        if spans.count((start, end)) != len(rows) or payloads.count(start) != len(rows):
+            raise BrokenInvariant(f"rows at layers {payloads} came to {spans}")
+        if not self._go_on(step, found):
+            self._fill(rows, found)
         if end < self._layers:
             return [None] * len(rows)
         return [
@@ -162,6 +159,28 @@ class ModelledEngine:
             else None
             for row in rows
         ]
+
+    @staticmethod
+    def _go_on(step: RunStep[int], found: Sequence[_Cache]) -> bool:
+        """Write one position into each cache, if a decode step does nothing else."""
+        filled = [cache.filled for cache in found]
+        if step.phase is not Phase.DECODE or [row.position for row in step.rows] != filled:
+            return False
+        if any(map(ge, filled, [cache.room for cache in found])):
+            return False
+        for cache in found:
+            cache.filled += 1
+        return True
+
+    @staticmethod
+    def _fill(rows: Sequence[StepRow[int]], found: Sequence[_Cache]) -> None:
+        """Write each row's positions into its cache, where they may begin before its end."""
+        for row, cache in zip(rows, found, strict=True):
+            before, position = cache.filled, row.position
+            filled = position + row.count
+            if position > before or filled > cache.room:
+                raise BrokenInvariant(f"positions {position}–{filled} of {before} in {cache.room}")
+            cache.filled = max(filled, before)
 
     def inputs(self, message: Forward) -> Sequence[int]:
         """Tokens are at layer 0; which generation they are of is seen in a prompt's beginning."""

@@ -160,7 +160,7 @@ class SimPeer:
                 self._send(effect.to, effect.message)
             elif kind is Deliver:
                 around = self._around
-                around.network.send(
+                around.network.send_in_order(
                     self.me, CLIENT, MESSAGE_BYTES, around.deliver, self.me, effect.message
                 )
             elif kind is OpenCache:

@@ -228,14 +228,14 @@ class ServingSwarm:
             return
         self._listeners[request.session] = listener
         size = MESSAGE_BYTES + 4.0 * (len(request.prompt) + len(request.generated))
-        self.network.send(CLIENT, entry, size, self._on_generate, peer, request)
+        self.network.send_in_order(CLIENT, entry, size, self._on_generate, peer, request)
 
     def cancel(self, entry: PeerId, session: SessionId) -> None:
         """The client wants no more of a session."""
         self._listeners.pop(session, None)
         peer = self.peers[entry]
         if peer.alive:
-            self.network.send(CLIENT, entry, MESSAGE_BYTES, self._on_cancel, peer, session)
+            self.network.send_in_order(CLIENT, entry, MESSAGE_BYTES, self._on_cancel, peer, session)
 
     def _on_generate(self, peer: SimPeer, request: Generate) -> None:
         if peer.away(self._on_generate, peer, request):

@@ -78,10 +78,10 @@ class _Generation:
         work = self._work
         only_tokens = self._got > 0
         for effect in effects:
+            if type(effect) is Tokens:  # nearly always
+                self._take(effect.first_index, effect.tokens)
+                continue
             match effect:
-                case Tokens(first, tokens):
-                    self._take(first, tokens)
-                    continue
                 case Send(peer, Generate() as request):
                     work.swarm.ask(peer, request, self)
                 case Send(peer, Cancel(session)):
