@@ -10,6 +10,7 @@ from functools import lru_cache
 from math import isfinite
 
 from helix_p2p import codec
+from helix_p2p.cluster.model import HeldSizes
 from helix_p2p.cluster.profile import SpeedProfile
 from helix_p2p.errors import RecordRejected
 from helix_p2p.identity import Identity, Signed
@@ -18,6 +19,8 @@ from helix_p2p.types import LayerRange, PeerId
 ANNOUNCEMENT_KIND = "announcement"
 ANNOUNCEMENT_LIMIT_BYTES = 10 * 1024
 PROTOCOL_VERSION = 1
+LARGEST_SIZE_BYTES = 2**48
+"""Of a part of a model; sums of a swarm's stay far inside 64 bits."""
 WORD_BYTES = 8
 CONTENT_BYTES = 24
 """Of the hash by which a plan refers to an announcement; two that collide cost 2⁹⁶ tries."""
@@ -56,7 +59,7 @@ class Announcement:
         issued_unix_s: The peer's wall clock; only for showing and for finding skewed clocks.
         manifest_hash: The model it serves.
         state: Where it is in its life.
-        memory_bytes: For weights and KV cache.
+        memory_bytes: For weights and KV cache, on its device.
         speed: Measured seconds per layer; None until measured (a bootstrap node never has one).
         serving: The layers that are loaded and served now; None when none.
         addresses: Multiaddrs with `/p2p/…` at which others reach it.
@@ -71,6 +74,7 @@ class Announcement:
         protocol_version: Of whoever wrote it.
         since: The sequence with which it began to say this. So who returns to what it said before
             does not return to the word it had then, which others know and would not ask for.
+        held: What the model weighs there; None where that is what the model's own sizes say.
     """
 
     incarnation: int
@@ -93,6 +97,7 @@ class Announcement:
     credentials: bytes = b""
     protocol_version: int = field(default=PROTOCOL_VERSION)
     since: int = 0
+    held: HeldSizes | None = None
 
     @property
     def order(self) -> tuple[int, int]:
@@ -123,6 +128,11 @@ def open_announcement(record: Signed, swarm: str) -> Announcement:
     said = codec.decode(record.body, Announcement, limit_bytes=ANNOUNCEMENT_LIMIT_BYTES)
     if min(said.incarnation, said.sequence, said.since, said.memory_bytes) < 0:
         raise RecordRejected("an announcement's counters and sizes are never negative")
+    if said.held is not None:
+        held = said.held
+        sizes = (held.layer_bytes, held.embedding_bytes, held.head_bytes, held.kv_bytes_per_token)
+        if min(sizes) < 0 or max(sizes) > LARGEST_SIZE_BYTES or held.layer_bytes < 1:
+            raise RecordRejected("an announcement gives sizes that no part of a model has")
     if len(said.links) > 64 or len(said.addresses) > 16:
         raise RecordRejected("an announcement names at most 64 links and 16 addresses")
     return said

@@ -3,9 +3,22 @@
 Always: every size is per unit named in the field, in bytes as resident in memory.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from helix_p2p.types import LayerRange
+
+
+@dataclass(frozen=True, slots=True)
+class HeldSizes:
+    """What a model's parts weigh on one device, which may hold them in fewer or in more bits.
+
+    Attributes: As of `ModelSpec`.
+    """
+
+    layer_bytes: int
+    embedding_bytes: int
+    head_bytes: int
+    kv_bytes_per_token: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +57,25 @@ class ModelSpec:
     def all_layers(self) -> LayerRange:
         """`[0, L)`."""
         return LayerRange(0, self.layers)
+
+    @property
+    def held(self) -> HeldSizes:
+        """Its sizes alone."""
+        return HeldSizes(
+            self.layer_bytes, self.embedding_bytes, self.head_bytes, self.kv_bytes_per_token
+        )
+
+    def as_held(self, held: HeldSizes | None) -> "ModelSpec":
+        """The model with the sizes that it has on one device; None leaves it as it is."""
+        if held is None:
+            return self
+        return replace(
+            self,
+            layer_bytes=held.layer_bytes,
+            embedding_bytes=held.embedding_bytes,
+            head_bytes=held.head_bytes,
+            kv_bytes_per_token=held.kv_bytes_per_token,
+        )
 
     def weight_bytes(self, layers: LayerRange) -> int:
         """Resident weights of a slice, with embedding and head where it holds an end."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
-from helix_p2p.cluster.model import ModelSpec
+from helix_p2p.cluster.model import HeldSizes, ModelSpec
 from helix_p2p.codec import at_most
-from helix_p2p.types import PeerId
+from helix_p2p.types import LayerRange, PeerId
 
 TYPICAL_CONTEXT_TOKENS = 1000
 """Tokens of KV a request holds on average; mean prompt 763 + half of mean output 232 in the public
@@ -67,6 +67,7 @@ class PeerProfile:
         speed: The measured profile T(k) came from, where there is one.
         kind: Hardware type; peers of one kind are interchangeable in search.
         region: Peers of one region have fast links among themselves; None where unknown.
+        held: What the model weighs there; None where it weighs what the model's own sizes say.
     """
 
     peer: PeerId
@@ -77,6 +78,16 @@ class PeerProfile:
     speed: SpeedProfile | None = None
     kind: str = ""
     region: str | None = None
+    held: HeldSizes | None = None
+
+    def room_bytes(self, model: ModelSpec, layers: LayerRange) -> int:
+        """What is left for KV cache beside the weights of `layers`; negative if they do not fit."""
+        return self.memory_bytes - model.as_held(self.held).weight_bytes(layers)
+
+    def room_tokens(self, model: ModelSpec, layers: LayerRange) -> float:
+        """That room in tokens × layers; never below 0."""
+        kv_bytes = model.as_held(self.held).kv_bytes_per_token
+        return max(0, self.room_bytes(model, layers)) / max(1, kv_bytes)
 
 
 def interpolate(points: tuple[tuple[int, float], ...], x: float) -> float:
@@ -99,7 +110,7 @@ def throughput_curve(model: ModelSpec, memory_bytes: int, speed: SpeedProfile) -
     serve, at batch 1.
 
     Args:
-        model: Sizes.
+        model: Sizes, as held there.
         memory_bytes: For weights and KV cache together.
         speed: Seconds per layer.
 

@@ -58,15 +58,17 @@ def snapshot_of(model: ModelSpec, announcements: Iterable[tuple[PeerId, Announce
     for peer, announcement in said:
         if announcement.speed is None:
             continue
+        held = model.as_held(announcement.held)
         profiles.append(
             PeerProfile(
                 peer=peer,
                 memory_bytes=announcement.memory_bytes,
-                tokens_per_s=throughput_curve(model, announcement.memory_bytes, announcement.speed),
+                tokens_per_s=throughput_curve(held, announcement.memory_bytes, announcement.speed),
                 uplink_bytes_per_s=announcement.uplink_bytes_per_s,
                 downlink_bytes_per_s=announcement.downlink_bytes_per_s,
                 speed=announcement.speed,
                 kind=announcement.device,
+                held=announcement.held,
             )
         )
         for measured in announcement.links:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from helix_p2p.cluster.announcement import LinkMeasurement, PeerState
-from helix_p2p.cluster.model import ModelSpec
+from helix_p2p.cluster.model import HeldSizes, ModelSpec
 from helix_p2p.cluster.profile import SpeedProfile
 from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership.adoption import HighWater, Validator
@@ -71,3 +71,4 @@ class OwnState:
     links: tuple[LinkMeasurement, ...] = ()
     uplink_bytes_per_s: float | None = None
     downlink_bytes_per_s: float | None = None
+    held: HeldSizes | None = None

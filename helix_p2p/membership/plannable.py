@@ -19,10 +19,12 @@ def of_usable_age(said: Announcement, unix_s: float) -> bool:
 
 
 def weighty_change(old: Announcement, new: Announcement) -> bool:
-    """Whether a new plan may pay: what a peer can hold or how fast it is changed by much."""
+    """Whether a new plan may pay: what a peer can hold, in which form, or how fast it is."""
     if (old.state in PLANNABLE) != (new.state in PLANNABLE) or (old.speed is None) != (
         new.speed is None
     ):
+        return True
+    if old.held != new.held:
         return True
     pairs: list[tuple[float | None, float | None]] = [
         (old.memory_bytes, new.memory_bytes),

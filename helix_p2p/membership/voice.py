@@ -49,6 +49,7 @@ class Voice:
             manifest_hash=config.manifest_hash,
             state=own.state,
             memory_bytes=own.memory_bytes,
+            held=own.held,
             speed=own.speed,
             serving=own.serving,
             addresses=own.addresses[:ADDRESSES],

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from helix_p2p.cluster.manifest import Manifest
-from helix_p2p.cluster.model import ModelSpec
+from helix_p2p.cluster.model import HeldSizes, ModelSpec
 from helix_p2p.cluster.profile import SpeedProfile
 from helix_p2p.engine.architecture import read_architecture
 from helix_p2p.engine.hardware import Hardware, find_hardware
@@ -39,8 +39,8 @@ class Loan:
         hardware: The device.
         held_in: `f32`, `bf16`, `f16`, or that with `int8` or `nf4` weights, for people.
         spec: The model's sizes in its own dtype, the same on every peer.
-        memory_bytes: As announced, in the model's own dtype.
-        budget_bytes: As it is on this device.
+        held: Its sizes on this device; None where they are the same.
+        memory_bytes: For weights and KV cache.
         speed: Measured.
     """
 
@@ -48,8 +48,8 @@ class Loan:
     hardware: Hardware
     held_in: str
     spec: ModelSpec
+    held: HeldSizes | None
     memory_bytes: int
-    budget_bytes: int
     speed: SpeedProfile
 
 
@@ -73,15 +73,14 @@ def lend(
     guard = WeightGuard(folder, manifest, refetch=refetch)
     engine = TorchEngine(folder, manifest, engine_config, guard)
     spec = swarm_spec(folder, manifest)
-    budget = engine_config.memory_bytes
     speed = speed_of(folder, manifest, engine_config, device_name=hardware.name)
     return Loan(
         engine=engine,
         hardware=hardware,
         held_in=held_in(engine_config),
         spec=spec,
-        memory_bytes=worth_bytes(budget, engine.spec, spec),
-        budget_bytes=budget,
+        held=None if engine.spec.held == spec.held else engine.spec.held,
+        memory_bytes=engine_config.memory_bytes,
         speed=speed,
     )
 
@@ -115,27 +114,6 @@ def held_in(config: EngineConfig) -> str:
     if config.quantisation is Quantisation.NONE:
         return config.dtype
     return f"{config.dtype} with {config.quantisation} weights"
-
-
-def worth_bytes(budget_bytes: int, held: ModelSpec, own: ModelSpec) -> int:
-    """A budget in the bytes of the model's own dtype.
-
-    For a range with or without either end, `own` bytes of layers fit into the result only where
-    `held` bytes of them fit into the budget; the least of the four counts.
-
-    Args:
-        budget_bytes: On this device.
-        held: The model's sizes as held here.
-        own: Its sizes in its own dtype.
-    """
-    rate = own.layer_bytes / held.layer_bytes
-    worth = []
-    for start in (0, 1):
-        for end in (0, 1):
-            here = start * held.embedding_bytes + end * held.head_bytes
-            there = start * own.embedding_bytes + end * own.head_bytes
-            worth.append((budget_bytes - here) * rate + there)
-    return max(0, int(min(worth)))
 
 
 def swarm_spec(folder: Path, manifest: Manifest) -> ModelSpec:

@@ -81,7 +81,7 @@ class PeerNode:
         self._compute = ComputeThread()
         self._detail = ""
         self._draining = False
-        self._own = OwnState(memory_bytes=loan.memory_bytes, speed=loan.speed)
+        self._own = OwnState(memory_bytes=loan.memory_bytes, speed=loan.speed, held=loan.held)
         self._ways = Ways(uplink_bytes_per_s=config.uplink_bytes_per_s)
         self._here: Presence | None = None
         self._links: LinkPool | None = None
@@ -173,7 +173,7 @@ class PeerNode:
             addresses=tuple(self.here.transport.addresses),
             device=self.loan.hardware.name,
             dtype=self.loan.held_in,
-            memory_bytes=self.loan.budget_bytes,
+            memory_bytes=self.loan.memory_bytes,
             holds=(min(held), max(held) + 1) if held else None,
             to_hold=(to_hold.start, to_hold.end) if to_hold else None,
             loaded_layers=len(held.intersection(to_hold)) if to_hold else 0,
@@ -396,6 +396,7 @@ class PeerNode:
             links=self._ways.links,
             uplink_bytes_per_s=self._ways.uplink_bytes_per_s,
             downlink_bytes_per_s=self._ways.downlink_bytes_per_s,
+            held=self.loan.held,
         )
         self.here.driver.set_own(self._own)
 
@@ -464,13 +465,13 @@ def _measured(loan: Loan) -> NodeEvent:
     """What this machine lends, for people."""
     decode_s = loan.speed.decode_s(1)
     text = (
-        f"{loan.hardware.name}, {loan.budget_bytes / 1e9:.1f} GB in {loan.held_in}, "
+        f"{loan.hardware.name}, {loan.memory_bytes / 1e9:.1f} GB in {loan.held_in}, "
         f"{decode_s * 1e3:.2f} ms per layer and token"
     )
     data = {
         "device": loan.hardware.name,
         "dtype": loan.held_in,
-        "memory_bytes": loan.budget_bytes,
+        "memory_bytes": loan.memory_bytes,
         "decode_s_per_layer": decode_s,
     }
     return NodeEvent("measured", text, data)

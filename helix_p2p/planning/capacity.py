@@ -100,7 +100,7 @@ def capacities_of(snapshot: Snapshot) -> Capacities:
     model = snapshot.model
     table = np.zeros((len(snapshot.peers), 4, model.layers + 1), dtype=np.int64)
     for row, profile in enumerate(snapshot.peers):
-        rates = _rates(model, profile)
+        rates = _rates(model.as_held(profile.held), profile)
         for place in (MIDDLE, FIRST, LAST, WHOLE):
             limit = _network_tokens_per_s(model, profile, place)
             rate = np.minimum(rates[place], limit) * MTOKENS
@@ -119,12 +119,6 @@ def extra_bytes(model: ModelSpec, place: int) -> int:
     return (model.embedding_bytes if place & FIRST else 0) + (
         model.head_bytes if place & LAST else 0
     )
-
-
-def kv_sessions(model: ModelSpec, memory_bytes: int, layers: LayerRange) -> float:
-    """Typical requests whose KV cache fits beside the weights of `layers`; never below 0."""
-    session_bytes = len(layers) * _kv_bytes_per_layer(model)
-    return max(0.0, (memory_bytes - model.weight_bytes(layers)) / session_bytes)
 
 
 def _kv_bytes_per_layer(model: ModelSpec) -> int:

@@ -272,13 +272,7 @@ def _requests(
     """
     model = snapshot.model
     tokens = min(ADMITTED_TOKENS, model.context_tokens)
-    room = np.array(
-        [
-            max(0, profiles[p].memory_bytes - model.weight_bytes(ranges[p]))
-            / max(1, model.kv_bytes_per_token)
-            for p in order
-        ]
-    )
+    room = np.array([profiles[p].room_tokens(model, ranges[p]) for p in order])
     per_layer = np.zeros(model.layers + 1)
     for n, peer in enumerate(order):
         held = ranges[peer]
@@ -297,10 +291,8 @@ def _curve(
     if speed is None:
         # Only T(k) is known. Decoding is bound by reading weights, so half of a full batch's time
         # is taken to be fixed; a prompt's tokens cost what the other half has for as many.
-        model = snapshot.model
-        session = len(layers) * model.kv_bytes_per_token * ADMITTED_TOKENS
-        free = profile.memory_bytes - model.weight_bytes(layers)
-        full = float(np.clip(free / max(1, session), 1.0, 256.0))
+        sessions = profile.room_tokens(snapshot.model, layers) / (len(layers) * ADMITTED_TOKENS)
+        full = float(np.clip(sessions, 1.0, 256.0))
         rate = profile.tokens_per_s[min(len(layers), len(profile.tokens_per_s)) - 1]
         full_s = full / (len(layers) * max(rate, 1e-9))
         return full_s * (0.5 + 0.5 * _BATCHES / full), 0.0, 0.0

@@ -125,8 +125,9 @@ def limit_of(
         return Resource.COMPUTE
     # More memory means larger batches; where that would help, memory is what lacks.
     k = len(layers)
-    now = throughput_curve(model, profile.memory_bytes, profile.speed)
-    more = throughput_curve(model, round(profile.memory_bytes * _MORE_MEMORY), profile.speed)
+    held = model.as_held(profile.held)
+    now = throughput_curve(held, profile.memory_bytes, profile.speed)
+    more = throughput_curve(held, round(profile.memory_bytes * _MORE_MEMORY), profile.speed)
     if len(now) < k <= len(more) or (len(now) >= k and more[k - 1] > now[k - 1] * _NOTICEABLE):
         return Resource.MEMORY
     return Resource.COMPUTE

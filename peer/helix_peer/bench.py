@@ -20,7 +20,7 @@ from helix_p2p.engine.hub import find_model
 from helix_p2p.engine.profile import Measurement, Point, measurement_of
 from helix_p2p.engine.torch_engine import TorchEngine
 from helix_p2p.node.config import PeerConfig
-from helix_p2p.node.lending import choose_device, held_in, swarm_spec, worth_bytes
+from helix_p2p.node.lending import choose_device, held_in
 
 MOST_ROWS = 8
 
@@ -103,7 +103,6 @@ def bench(config: PeerConfig, model: str, *, quick: bool, again: bool) -> BenchR
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     held = TorchEngine(folder, manifest, engine_config).spec
-    own = swarm_spec(folder, manifest)
     budget = engine_config.memory_bytes
     return BenchResult(
         model=found.name,
@@ -111,15 +110,13 @@ def bench(config: PeerConfig, model: str, *, quick: bool, again: bool) -> BenchR
         held_in=held_in(engine_config),
         memory_bytes=budget,
         spec=held,
-        holdings=_holdings(held, budget, worth_bytes(budget, held, own), own, measured),
+        holdings=_holdings(held, budget, measured),
         measured=measured,
     )
 
 
-def _holdings(
-    held: ModelSpec, budget_bytes: int, worth: int, own: ModelSpec, measured: Measurement
-) -> tuple[Holding, ...]:
-    curve = throughput_curve(own, worth, measured.speed)
+def _holdings(held: ModelSpec, budget_bytes: int, measured: Measurement) -> tuple[Holding, ...]:
+    curve = throughput_curve(held, budget_bytes, measured.speed)
     return tuple(
         Holding(k, max(0, budget_bytes - k * held.layer_bytes) // (k * held.kv_bytes_per_token), t)
         for k, t in enumerate(curve, 1)

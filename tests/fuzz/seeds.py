@@ -53,6 +53,7 @@ def announcements() -> tuple[Signed, ...]:
             manifest_hash=MODEL.manifest_hash,
             state=list(PeerState)[number % 3],
             memory_bytes=300_000 + 150_000 * number,
+            held=replace(MODEL.held, layer_bytes=MODEL.layer_bytes // 2) if number == 1 else None,
             speed=SPEED,
             serving=LayerRange(0, 4) if number == 2 else None,
             addresses=(f"/ip4/127.0.0.1/tcp/40{number:02}/p2p/{identity.peer_id}",),

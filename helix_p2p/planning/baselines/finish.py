@@ -34,12 +34,14 @@ def roomy_lengths(snapshot: Snapshot, capacities: Capacities) -> Ints:
     what it can.
     """
     model = snapshot.model
-    shared = model.kv_bytes_per_token < 4 * model.d_model
-    layer_bytes = model.layer_bytes + model.kv_bytes_per_token * (16_384 if shared else 4_096)
+    cached = 16_384 if model.kv_bytes_per_token < 4 * model.d_model else 4_096
+    held = [model.as_held(profile.held) for profile in snapshot.peers]
+    layer_bytes = np.array([h.layer_bytes + h.kv_bytes_per_token * cached for h in held])
     memory = np.array([profile.memory_bytes for profile in snapshot.peers], dtype=np.int64)
     lengths = np.zeros_like(capacities.longest)
     for place in (MIDDLE, FIRST, LAST, WHOLE):
-        fits = np.maximum(1, (memory - extra_bytes(model, place)) // layer_bytes)
+        lost = np.array([extra_bytes(h, place) for h in held], dtype=np.int64)
+        fits = np.maximum(1, (memory - lost) // layer_bytes)
         fits = np.where(place == WHOLE, np.where(fits >= model.layers, fits, 0), fits)
         lengths[:, place] = np.minimum(capacities.longest[:, place], fits)
     return lengths

@@ -174,14 +174,13 @@ def snapshot_setup(
     stages = []
     for assignment in placement.assignments:
         profile = profiles[assignment.peer]
-        free = profile.memory_bytes - model.weight_bytes(assignment.layers)
         speed = profile.speed or _speed_of(profile, len(assignment.layers))
         prefill, decode = time_tables(speed, most_prompts)
         stages.append(
             StageSetup(
                 assignment.peer,
                 assignment.layers,
-                max(0, int(free / model.kv_bytes_per_token)),
+                int(profile.room_tokens(model, assignment.layers)),
                 prefill,
                 decode,
                 most_prompts,

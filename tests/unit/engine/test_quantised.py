@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from helix_p2p.cluster.profile import PeerProfile
 from helix_p2p.engine.quantised import (
     Int8Linear,
     Quantisation,
@@ -18,7 +19,7 @@ from helix_p2p.engine.wireformat import DTYPES
 from helix_p2p.errors import ConfigError, ModelError
 from helix_p2p.node.config import PeerConfig
 from helix_p2p.node.lending import choose_device, held_in, lend
-from helix_p2p.types import LayerRange
+from helix_p2p.types import LayerRange, PeerId
 from tests.unit.engine.tiny import LAYERS, Chain, make_model, manifest_of, row, session
 
 WHOLE = LayerRange(0, LAYERS)
@@ -162,7 +163,7 @@ def test_what_the_device_cannot_compute_is_refused_before_serving(
         choose_device(config)
 
 
-def test_the_announced_memory_is_what_the_quantised_layers_are_worth(
+def test_the_room_that_plans_see_is_the_room_that_the_engine_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("helix_p2p.engine.profile.BUDGET_S", 0.001)
@@ -180,12 +181,20 @@ def test_the_announced_memory_is_what_the_quantised_layers_are_worth(
     }
     own = loans["none"].spec
     assert loans["int8"].spec == own
-    assert loans["none"].memory_bytes == 3_000_000
-    assert loans["int8"].memory_bytes > 2.5 * 3_000_000
-    for loan in loans.values():  # what plans may give fits here
-        for layers in (WHOLE, LayerRange(0, 3), LayerRange(2, 6), LayerRange(1, 2)):
-            if own.weight_bytes(layers) <= loan.memory_bytes:
-                assert loan.engine.spec.weight_bytes(layers) <= loan.budget_bytes
+    assert loans["none"].held is None
+    most = {}
+    for how, loan in loans.items():
+        profile = PeerProfile(PeerId("p"), loan.memory_bytes, (), held=loan.held)
+        assert profile.memory_bytes == 3_000_000
+        ranges = (WHOLE, LayerRange(0, 3), LayerRange(2, 6), LayerRange(1, 2))
+        fitting = [layers for layers in ranges if profile.room_bytes(own, layers) >= 0]
+        for layers in fitting:
+            loan.engine.retain(layers)
+            loan.engine.install(loan.engine.prepare(layers))
+            room = loan.engine.kv_capacity_token_layers
+            assert int(profile.room_tokens(own, layers)) == room
+        most[how] = max(len(layers) for layers in fitting)
+    assert most["int8"] > most["none"]
     assert loans["int8"].speed != loans["none"].speed
 
 
