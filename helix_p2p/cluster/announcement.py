@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from math import isfinite
+from typing import Annotated
 
 from helix_p2p import codec
 from helix_p2p.cluster.model import HeldSizes
 from helix_p2p.cluster.profile import SpeedProfile
+from helix_p2p.codec import at_most
 from helix_p2p.errors import RecordRejected
 from helix_p2p.identity import Identity, Signed
 from helix_p2p.types import LayerRange, PeerId
@@ -21,6 +23,7 @@ ANNOUNCEMENT_LIMIT_BYTES = 10 * 1024
 PROTOCOL_VERSION = 1
 LARGEST_SIZE_BYTES = 2**48
 """Of a part of a model; sums of a swarm's stay far inside 64 bits."""
+MOST_PACES = 15
 WORD_BYTES = 8
 CONTENT_BYTES = 24
 """Of the hash by which a plan refers to an announcement; two that collide cost 2⁹⁶ tries."""
@@ -42,11 +45,20 @@ class PeerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LinkMeasurement:
-    """What this peer measured towards another one."""
+    """What this peer measured towards another one, and from there."""
 
     peer: PeerId
     rtt_s: float
     bandwidth_bytes_per_s: float | None = None
+    back_bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PaceMeasurement:
+    """How many times longer another peer's layers took than it says; see `cluster.belief`."""
+
+    peer: PeerId
+    slower: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +76,7 @@ class Announcement:
         serving: The layers that are loaded and served now; None when none.
         addresses: Multiaddrs with `/p2p/…` at which others reach it.
         links: Measured towards a few peers, at most 64.
+        paces: Measured of those it is a witness for.
         epoch: Highest plan it adopted, with its hash.
         may_plan: Whether it stands for election.
         public_name: How it wants to be called on a dashboard.
@@ -98,6 +111,7 @@ class Announcement:
     protocol_version: int = field(default=PROTOCOL_VERSION)
     since: int = 0
     held: HeldSizes | None = None
+    paces: Annotated[tuple[PaceMeasurement, ...], at_most(MOST_PACES)] = ()
 
     @property
     def order(self) -> tuple[int, int]:

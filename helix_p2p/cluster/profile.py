@@ -45,6 +45,14 @@ class SpeedProfile:
             if any(a[0] >= b[0] for a, b in pairwise(points)):
                 raise ValueError("a speed profile's points ascend")
 
+    def slowed(self, factor: float) -> "SpeedProfile":
+        """All of it taking so many times longer."""
+        return SpeedProfile(
+            tuple((tokens, factor * seconds) for tokens, seconds in self.prefill),
+            tuple((batch, factor * seconds) for batch, seconds in self.decode),
+            factor * self.head_s,
+        )
+
     def prefill_s(self, tokens: float) -> float:
         """Seconds per layer for a prefill chunk."""
         return interpolate(self.prefill, tokens)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from helix_p2p.cluster.announcement import Announcement
+from helix_p2p.cluster.belief import FULL_BELIEF, beliefs
 from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.cluster.profile import PeerProfile, throughput_curve
 from helix_p2p.types import PeerId
@@ -50,30 +51,49 @@ class Snapshot:
 
 
 def snapshot_of(model: ModelSpec, announcements: Iterable[tuple[PeerId, Announcement]]) -> Snapshot:
-    """Build the planner's input from announcements of peers that are measured."""
+    """Build the planner's input from announcements of peers that are measured.
+
+    What others measured beats what a peer claims (`belief`).
+    """
     profiles: list[PeerProfile] = []
     links: dict[tuple[PeerId, PeerId], Link] = {}
     said = sorted(announcements, key=lambda item: item[0])
-    known = {peer for peer, _ in said}
+    words = dict(said)
+    believed = beliefs(words)
+    backs = {
+        (link.peer, taker): link.back_bytes_per_s for taker, word in said for link in word.links
+    }
     for peer, announcement in said:
         if announcement.speed is None:
             continue
         held = model.as_held(announcement.held)
+        belief = believed.get(peer, FULL_BELIEF)
+        speed = announcement.speed
+        if belief.slower > 1.0:
+            speed = speed.slowed(belief.slower)
         profiles.append(
             PeerProfile(
                 peer=peer,
                 memory_bytes=announcement.memory_bytes,
-                tokens_per_s=throughput_curve(held, announcement.memory_bytes, announcement.speed),
-                uplink_bytes_per_s=announcement.uplink_bytes_per_s,
-                downlink_bytes_per_s=announcement.downlink_bytes_per_s,
-                speed=announcement.speed,
+                tokens_per_s=throughput_curve(held, announcement.memory_bytes, speed),
+                uplink_bytes_per_s=belief.uplink_bytes_per_s or announcement.uplink_bytes_per_s,
+                downlink_bytes_per_s=(
+                    belief.downlink_bytes_per_s or announcement.downlink_bytes_per_s
+                ),
+                speed=speed,
                 kind=announcement.device,
                 held=announcement.held,
             )
         )
         for measured in announcement.links:
-            if measured.peer in known and measured.peer != peer:
-                links[peer, measured.peer] = Link(
-                    measured.rtt_s / 2, measured.bandwidth_bytes_per_s
-                )
+            if measured.peer in words and measured.peer != peer:
+                taken = backs.get((peer, measured.peer))
+                width = _narrower(measured.bandwidth_bytes_per_s, taken)
+                links[peer, measured.peer] = Link(measured.rtt_s / 2, width)
     return Snapshot(model, tuple(profiles), links)
+
+
+def _narrower(claimed: float | None, taken: float | None) -> float | None:
+    """A way's width as its sender says and as its receiver does."""
+    known = [width for width in (claimed, taken) if width is not None]
+    return min(known, default=None)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from helix_p2p.cluster.announcement import LinkMeasurement, PeerState
+from helix_p2p.cluster.announcement import LinkMeasurement, PaceMeasurement, PeerState
 from helix_p2p.cluster.model import HeldSizes, ModelSpec
 from helix_p2p.cluster.profile import SpeedProfile
 from helix_p2p.identity import Identity, Signed
@@ -72,3 +72,4 @@ class OwnState:
     uplink_bytes_per_s: float | None = None
     downlink_bytes_per_s: float | None = None
     held: HeldSizes | None = None
+    paces: tuple[PaceMeasurement, ...] = ()

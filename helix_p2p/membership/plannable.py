@@ -4,6 +4,8 @@ Always: pure functions of announcements and time; two peers that read the same j
 """
 
 from helix_p2p.cluster.announcement import Announcement, PeerState
+from helix_p2p.cluster.belief import DOUBT
+from helix_p2p.types import PeerId
 
 PLANNABLE = frozenset({PeerState.STANDBY, PeerState.LOADING, PeerState.SERVING})
 """States in which a peer may be given layers."""
@@ -19,12 +21,12 @@ def of_usable_age(said: Announcement, unix_s: float) -> bool:
 
 
 def weighty_change(old: Announcement, new: Announcement) -> bool:
-    """Whether a new plan may pay: what a peer can hold, in which form, or how fast it is."""
+    """Whether a new plan may pay: what it holds, in which form, how fast it is, whom it doubts."""
     if (old.state in PLANNABLE) != (new.state in PLANNABLE) or (old.speed is None) != (
         new.speed is None
     ):
         return True
-    if old.held != new.held:
+    if old.held != new.held or _doubted(old) != _doubted(new):
         return True
     pairs: list[tuple[float | None, float | None]] = [
         (old.memory_bytes, new.memory_bytes),
@@ -36,6 +38,11 @@ def weighty_change(old: Announcement, new: Announcement) -> bool:
         most = max(old.speed.decode[-1][0], new.speed.decode[-1][0])
         pairs.append((old.speed.decode_s(most), new.speed.decode_s(most)))
     return any(_differ(before, after) for before, after in pairs)
+
+
+def _doubted(said: Announcement) -> frozenset[PeerId]:
+    """Whom it has found to be slower than they say."""
+    return frozenset(pace.peer for pace in said.paces if pace.slower > DOUBT)
 
 
 def _differ(before: float | None, after: float | None) -> bool:

@@ -4,7 +4,7 @@ Always: each announcement has a higher sequence than the one before; a change is
 for a short gap that keeps a peer which changes often from flooding the swarm.
 """
 
-from helix_p2p.cluster.announcement import Announcement, word_of
+from helix_p2p.cluster.announcement import MOST_PACES, Announcement, word_of
 from helix_p2p.identity import Signed
 from helix_p2p.membership.own import MemberConfig, OwnState
 from helix_p2p.membership.timing import Now
@@ -63,6 +63,7 @@ class Voice:
             downlink_bytes_per_s=own.downlink_bytes_per_s,
             credentials=config.credentials,
             since=self._since,
+            paces=own.paces[:MOST_PACES],
         )
         self.record = self.announcement.signed(config.identity, config.swarm)
         self.word = word_of(self.record, config.swarm)

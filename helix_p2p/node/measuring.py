@@ -1,7 +1,8 @@
 """Measures the ways to a few other peers, for the planner.
 
 A new peer measures at once those it hears of, later rounds take those that were not measured for
-longest, so in time every pair that matters is known.
+longest: all others in a small swarm, in a large one those that it is a witness for
+(`cluster.belief`), so that several measure each peer and the same ones go on doing so.
 
 Always: bounded in peers, bytes and time; what could not be measured is left out, never guessed. The
 uplink is what the fastest taker took from us, a lower bound that rises as more are measured.
@@ -10,6 +11,7 @@ uplink is what the fastest taker took from us, a lower bound that rises as more 
 from dataclasses import dataclass
 
 from helix_p2p.cluster.announcement import LinkMeasurement
+from helix_p2p.cluster.belief import subjects_of
 from helix_p2p.net.probe import Measurement, measure_some
 from helix_p2p.node.presence import Presence
 from helix_p2p.types import PeerId
@@ -45,7 +47,7 @@ class WayMeter:
         """Measure the next few peers; what is known of all of them."""
         member = self._here.member
         lending = [p for p, said in member.announcements().items() if said.speed is not None]
-        present = [peer for peer in lending if peer != member.peer_id]
+        present = list(subjects_of(member.peer_id, lending))
         order = list(self._known)
         present.sort(key=lambda p: (order.index(p) if p in self._known else -1, p))
         for measured in await measure_some(
@@ -62,7 +64,10 @@ class WayMeter:
     def _ways(self) -> Ways:
         latest = list(self._known.values())[-PEERS_ANNOUNCED:]
         links = sorted(
-            (LinkMeasurement(m.peer, m.rtt_s, m.there_bytes_per_s) for m in latest),
+            (
+                LinkMeasurement(m.peer, m.rtt_s, m.there_bytes_per_s, m.back_bytes_per_s)
+                for m in latest
+            ),
             key=lambda link: link.peer,
         )
         up = [m.there_bytes_per_s for m in latest if m.there_bytes_per_s is not None]

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from random import SystemRandom
 
-from helix_p2p.cluster.announcement import PeerState
+from helix_p2p.cluster.announcement import PaceMeasurement, PeerState
 from helix_p2p.cluster.manifest import Manifest
 from helix_p2p.engine.hub import FoundModel, find_model
 from helix_p2p.errors import ConfigError, HelixError, ModelError
@@ -43,6 +43,7 @@ from helix_p2p.node.lending import Loan, lend
 from helix_p2p.node.loading import Held, LayerLoader
 from helix_p2p.node.measuring import WayMeter, Ways
 from helix_p2p.node.narrator import Narrator
+from helix_p2p.node.pacing import PaceMeter
 from helix_p2p.node.presence import Place, Presence, presence, reaching
 from helix_p2p.node.rechecking import Outcome, Rechecker, TraceService
 from helix_p2p.node.serving import Serving
@@ -83,6 +84,7 @@ class PeerNode:
         self._draining = False
         self._own = OwnState(memory_bytes=loan.memory_bytes, speed=loan.speed, held=loan.held)
         self._ways = Ways(uplink_bytes_per_s=config.uplink_bytes_per_s)
+        self._paces: tuple[PaceMeasurement, ...] = ()
         self._here: Presence | None = None
         self._links: LinkPool | None = None
         self._serving: Serving | None = None
@@ -266,6 +268,7 @@ class PeerNode:
             tasks.start(self._compute.watch())
             tasks.start(self._measure_links())
             tasks.start(checker.run())
+            tasks.start(self._pace_meter(here).run(self._on_paces))
             yield
 
     async def _tick(self) -> None:
@@ -287,6 +290,16 @@ class PeerNode:
             limit = self.config.uplink_bytes_per_s
             self._ways = replace(ways, uplink_bytes_per_s=limit or ways.uplink_bytes_per_s)
             self._set_own(self._own.state, self._own.serving)
+
+    def _pace_meter(self, here: Presence) -> PaceMeter:
+        spec = self.serving.spec
+        said = here.member.announcements
+        return PaceMeter(here.member.peer_id, _Asking(here), said, spec.layers, spec.d_model)
+
+    def _on_paces(self, paces: tuple[PaceMeasurement, ...]) -> None:
+        """What others need for some layers was timed."""
+        self._paces = paces
+        self._set_own(self._own.state, self._own.serving)
 
     # ── what happens ─────────────────────────────────────────────────────────────────────────
 
@@ -397,6 +410,7 @@ class PeerNode:
             uplink_bytes_per_s=self._ways.uplink_bytes_per_s,
             downlink_bytes_per_s=self._ways.downlink_bytes_per_s,
             held=self.loan.held,
+            paces=self._paces,
         )
         self.here.driver.set_own(self._own)
 
