@@ -20,13 +20,17 @@ import click
 @click.option("--jobs", default=1, type=click.IntRange(min=1), help="Processes on this machine.")
 @click.option("--dask", "dask_address", default=None, metavar="ADDRESS", help="Of a Dask cluster.")
 @click.option("--native", is_flag=True, help="Each placement under our own serving as well.")
-def compare(scenario: Path, out: Path, jobs: int, dask_address: str | None, native: bool) -> None:
+@click.option("--resume", is_flag=True, help="Take over what an earlier call finished in FOLDER.")
+def compare(
+    scenario: Path, out: Path, jobs: int, dask_address: str | None, native: bool, resume: bool
+) -> None:
     """Run the cross product of a scenario and write a report with charts."""
     from rich.console import Console
 
     from helix_p2p.cli.simulation import run_side_by_side, show
     from helix_p2p.errors import SolverError, SwarmTooSmall
     from helix_p2p.sim.helix.setup import HelixSetup
+    from helix_p2p.sim.kept import KeptRuns
     from helix_p2p.sim.report import report_html, results_csv, results_json
     from helix_p2p.sim.runs import jobs_of
     from helix_p2p.sim.scenario import read_scenario, setup_of
@@ -54,6 +58,7 @@ def compare(scenario: Path, out: Path, jobs: int, dask_address: str | None, nati
         messages,
         processes=jobs,
         dask_address=dask_address,
+        kept=KeptRuns(out / "done.jsonl", read, setups, resume=resume),
     )
     (out / "report.html").write_text(report_html(read.name, results, reasons), encoding="utf-8")
     (out / "runs.json").write_text(results_json(read.name, results), encoding="utf-8")

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from helix_p2p.sim.helix.figures import Figures
 from helix_p2p.sim.helix.setup import HelixSetup
+from helix_p2p.sim.kept import KeptRuns
 from helix_p2p.sim.runs import Job, RunResult, run_all, run_job
 from helix_p2p.sim.scenario import Scenario
 
@@ -40,18 +41,24 @@ def run_side_by_side(
     *,
     processes: int,
     dask_address: str | None,
+    kept: KeptRuns,
 ) -> list[RunResult]:
-    """All runs, with how many are done."""
-    results: list[RunResult] = []
+    """All runs, with how many are done; what is kept already is not done again."""
+    results = {job: done for job in jobs if (done := kept.find(job)) is not None}
+    left = [job for job in jobs if job not in results]
     with _progress(console) as progress:
-        task = progress.add_task(scenario.name, total=len(jobs), figures="")
-        for result in run_all(
-            scenario, dict(setups), jobs, processes=processes, dask_address=dask_address
-        ):
-            results.append(result)
+        task = progress.add_task(
+            scenario.name, total=len(jobs), completed=len(results), figures=""
+        )
+        done = run_all(
+            scenario, dict(setups), left, processes=processes, dask_address=dask_address
+        )
+        for job, result in zip(left, done, strict=True):
+            results[job] = result
+            kept.keep(job, result)
             said = f"{result.placement}, {result.served_by}: {result.decode_tokens_per_s:.1f} tok/s"
             progress.update(task, advance=1, figures=said)
-    return results
+    return [results[job] for job in jobs]
 
 
 def show(results: Sequence[RunResult], console: Console) -> None:

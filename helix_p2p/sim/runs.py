@@ -101,15 +101,22 @@ class RunResult:
 
 
 def jobs_of(scenario: Scenario, *, with_native: bool = False) -> list[Job]:
-    """The full cross product; every placement under native serving as well, where wanted."""
+    """The full cross product, seed by seed, so that what is done first is a whole comparison.
+
+    Args:
+        scenario: What is compared.
+        with_native: Whether every placement is to serve natively as well. Native serving has an
+            admission of its own, and runs once per load.
+    """
     served = [(scheduler, scenario.mode) for scheduler in scenario.schedulers]
     if with_native and scenario.mode is Mode.HELIX:
         served.append((Scheduler.MAX_FLOW, Mode.NATIVE))
     return [
         Job(placement, scheduler, mode, setting, seed)
-        for placement, (scheduler, mode), setting, seed in product(
-            scenario.placements, served, scenario.settings, scenario.seeds
+        for seed, placement, (scheduler, mode), setting in product(
+            scenario.seeds, scenario.placements, served, scenario.settings
         )
+        if setting.equal_admission or mode is scenario.mode
     ]
 
 

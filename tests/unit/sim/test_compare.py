@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from helix_p2p.cli.main import cli
 from helix_p2p.errors import ConfigError
 from helix_p2p.sim import charts
 from helix_p2p.sim.helix.routes import Scheduler
+from helix_p2p.sim.kept import KeptRuns
 from helix_p2p.sim.report import report_html, results_csv
 from helix_p2p.sim.runs import Job, jobs_of, run_all, run_job
 from helix_p2p.sim.scenario import ClusterChoice, Mode, Setting, parse_scenario, setup_of
@@ -53,6 +55,39 @@ def results(scenario):
 def test_the_cross_product_is_full(scenario, results):
     keys = {(r.placement, r.served_by, r.setting, r.seed) for r in results}
     assert len(keys) == len(results) == 2 * 3 * 2 * 2
+
+
+def test_native_serving_runs_once_per_load_and_each_seed_is_a_whole_comparison():
+    text = SMALL + '\n[[settings]]\nname = "paper"\nload = "offline"\nadmission = "paper"\nin_flight = 9\n'
+    jobs = jobs_of(parse_scenario(text, "small.toml", Path()), with_native=True)
+    assert {j.setting.name for j in jobs if j.mode is Mode.NATIVE} == {"offline", "online"}
+    half = len(jobs) // 2
+    assert [replace(j, seed=0) for j in jobs[:half]] == [replace(j, seed=0) for j in jobs[half:]]
+
+
+def test_what_was_done_is_taken_over_and_nothing_else(tmp_path, scenario, results):
+    setups = {name: setup_of(scenario.cluster, name) for name in scenario.placements}
+    jobs = jobs_of(scenario, with_native=True)
+    nothing = replace(results[1], mean_decode_s=nan, decode_percentiles_s=(nan,) * 5)
+    path = tmp_path / "done.jsonl"
+    kept = KeptRuns(path, scenario, setups, resume=True)
+    kept.keep(jobs[0], results[0])
+    kept.keep(jobs[1], nothing)
+    path.write_text(path.read_text() + '{"of": "cut o')
+
+    again = KeptRuns(path, scenario, setups, resume=True)
+    again.keep(jobs[3], results[3])
+    again = KeptRuns(path, scenario, setups, resume=True)
+    assert again.find(jobs[3]) == results[3]
+    assert again.find(jobs[0]) == results[0]
+    assert str(again.find(jobs[1])) == str(nothing)  # nan is no number's equal
+    assert again.find(jobs[2]) is None
+    longer = replace(scenario, duration_s=16.0)
+    assert KeptRuns(path, longer, setups, resume=True).find(jobs[0]) is None
+    other = setups | {jobs[0].placement: setups["published:petals"]}
+    assert KeptRuns(path, scenario, other, resume=True).find(jobs[0]) is None
+    assert KeptRuns(path, scenario, setups, resume=False).find(jobs[0]) is None
+    assert not path.exists()
 
 
 def test_processes_change_nothing_but_the_time(scenario, results):
