@@ -19,7 +19,7 @@ from helix_p2p.engine.attention import PackedAttention, Row
 from helix_p2p.engine.kv_paged import PagedKvPool
 from helix_p2p.engine.memory import is_out_of_memory
 from helix_p2p.engine.padded import PaddedRows
-from helix_p2p.engine.slices import Span
+from helix_p2p.engine.spans import Span
 from helix_p2p.routing.admission import BLOCK_TOKENS
 
 log = logging.getLogger(__name__)

@@ -118,7 +118,7 @@ class MergedSpan:
         positions: torch.Tensor,
         cache: Any,
     ) -> torch.Tensor:
-        """See `slices.Span.run`."""
+        """See `spans.Span.run`."""
         states: torch.Tensor = self._inner.embed_tokens(tokens) if hidden is None else hidden
         states = states[0]
         rotation = self._rotation(positions[0], states, cache.highest)
@@ -160,7 +160,7 @@ class MergedHead:
         return kind.__module__ in FAMILIES and kind.__name__.endswith("ForCausalLM")
 
     def run(self, hidden: torch.Tensor) -> torch.Tensor:
-        """See `slices.Head.run`."""
+        """See `spans.Head.run`."""
         norm = self._norm
         normed = F.rms_norm(hidden, hidden.shape[-1:], norm.weight, norm.variance_epsilon)
         logits: torch.Tensor = self._product(normed)

@@ -18,7 +18,7 @@ from helix_p2p.engine.graphs import DecodeGraphs, Recorder
 from helix_p2p.engine.kv import KvGeometry, KvPool
 from helix_p2p.engine.kv_paged import PagedKvPool
 from helix_p2p.engine.padded import PaddedRows
-from helix_p2p.engine.slices import Span
+from helix_p2p.engine.spans import Span
 
 
 class Rows(StrEnum):

@@ -28,7 +28,8 @@ from helix_p2p.engine.packed_linear import PackedLinear
 from helix_p2p.engine.quantised import Quantisation
 from helix_p2p.engine.runner import Rows, Runner
 from helix_p2p.engine.sampling import sample
-from helix_p2p.engine.slices import Head, LoadedSlice, Span, load_slice, weight_bytes
+from helix_p2p.engine.slices import LoadedSlice, load_slice, weight_bytes
+from helix_p2p.engine.spans import Head, Span
 from helix_p2p.engine.spec import kv_geometry, spec_of
 from helix_p2p.engine.wireformat import DTYPES, check_finite
 from helix_p2p.errors import (

@@ -23,7 +23,8 @@ from helix_p2p.engine.merged_layer import merged
 from helix_p2p.engine.packed_linear import pack
 from helix_p2p.engine.quantised import quantise
 from helix_p2p.engine.runner import Runner
-from helix_p2p.engine.slices import Head, Span, weight_bytes
+from helix_p2p.engine.slices import weight_bytes
+from helix_p2p.engine.spans import Head, Span
 from helix_p2p.engine.spec import kv_geometry
 from helix_p2p.engine.torch_engine import EngineConfig
 from helix_p2p.engine.wireformat import DTYPES
