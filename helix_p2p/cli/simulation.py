@@ -47,13 +47,9 @@ def run_side_by_side(
     results = {job: done for job in jobs if (done := kept.find(job)) is not None}
     left = [job for job in jobs if job not in results]
     with _progress(console) as progress:
-        task = progress.add_task(
-            scenario.name, total=len(jobs), completed=len(results), figures=""
-        )
-        done = run_all(
-            scenario, dict(setups), left, processes=processes, dask_address=dask_address
-        )
-        for job, result in zip(left, done, strict=True):
+        task = progress.add_task(scenario.name, total=len(jobs), completed=len(results), figures="")
+        runs = run_all(scenario, dict(setups), left, processes=processes, dask_address=dask_address)
+        for job, result in zip(left, runs, strict=True):
             results[job] = result
             kept.keep(job, result)
             said = f"{result.placement}, {result.served_by}: {result.decode_tokens_per_s:.1f} tok/s"

@@ -58,7 +58,10 @@ def test_the_cross_product_is_full(scenario, results):
 
 
 def test_native_serving_runs_once_per_load_and_each_seed_is_a_whole_comparison():
-    text = SMALL + '\n[[settings]]\nname = "paper"\nload = "offline"\nadmission = "paper"\nin_flight = 9\n'
+    text = (
+        SMALL
+        + '\n[[settings]]\nname = "paper"\nload = "offline"\nadmission = "paper"\nin_flight = 9\n'
+    )
     jobs = jobs_of(parse_scenario(text, "small.toml", Path()), with_native=True)
     assert {j.setting.name for j in jobs if j.mode is Mode.NATIVE} == {"offline", "online"}
     half = len(jobs) // 2
