@@ -54,6 +54,7 @@ def print_revoked(state_dir: Path, targets: Sequence[str], *, undo: bool, as_jso
         InviteError: A target is none, or of another swarm.
         CapacityError: The list is full.
     """
+    read_targets(targets)  # what makes no sense anywhere is said before this folder is looked at
     root, swarm = _root_of(state_dir)
     named = read_targets(targets, swarm)
     own = load_or_create_key(state_dir / IDENTITY_FILE).peer_id
@@ -104,8 +105,8 @@ def print_revocations(state_dir: Path, *, as_json: bool) -> None:
         click.echo("nobody is revoked", err=True)
 
 
-def read_targets(texts: Sequence[str], swarm: str) -> Targets:
-    """Peer ids, ids of invites, or whole invites.
+def read_targets(texts: Sequence[str], swarm: str | None = None) -> Targets:
+    """Peer ids, ids of invites, or whole invites (of this swarm, if one is named).
 
     Raises:
         InviteError: One of them is neither, or an invite of another swarm.
@@ -118,7 +119,9 @@ def read_targets(texts: Sequence[str], swarm: str) -> Targets:
         elif text.startswith(INVITE_PREFIX):
             invite = read_invite(text)
             granted = invite.granted()
-            if granted is None or invite.swarm != swarm:
+            if granted is None:
+                raise InviteError("an open swarm's invite lets nobody in and keeps nobody out")
+            if swarm is not None and invite.swarm != swarm:
                 raise InviteError(f"this invite is for the swarm {invite.swarm}, not for {swarm}")
             invite_ids.add(granted.invite_id)
         elif _is_peer_id(text):

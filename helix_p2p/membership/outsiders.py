@@ -5,8 +5,8 @@ given up. Who is gone is remembered for a while, with the order of its last word
 brings it back, and who fell silent is called now and then, since a healed partition looks like
 nothing at all until someone calls.
 
-Always: at most as many contacts as members are kept; a contact is given up after a few silent
-pings, and who is gone is forgotten after ten minutes.
+Always: at most as many contacts as members are kept, and as many of the gone; a contact is given up
+after a few silent pings, and who is gone is forgotten after ten minutes.
 """
 
 from dataclasses import dataclass
@@ -45,12 +45,12 @@ class Outsiders:
 
     Args:
         timing: How often a contact is pinged.
-        most_contacts: More are not kept.
+        most: More contacts, or more of the gone, are not kept.
     """
 
-    def __init__(self, timing: MembershipTiming, most_contacts: int) -> None:
+    def __init__(self, timing: MembershipTiming, most: int) -> None:
         self._timing = timing
-        self._most_contacts = most_contacts
+        self._most = most
         self._contacts: dict[PeerId, _Contact] = {}
         self._gone: dict[PeerId, _Gone] = {}
         self._expire_s = 0.0
@@ -64,7 +64,7 @@ class Outsiders:
 
     def meet(self, peer: PeerId, said: Announcement) -> None:
         """A record of it was seen; while there is room, it is a contact."""
-        if len(self._contacts) < self._most_contacts:
+        if len(self._contacts) < self._most:
             self._contacts[peer] = _Contact(said.order, said.addresses)
 
     def drop_contact(self, peer: PeerId) -> None:
@@ -96,10 +96,19 @@ class Outsiders:
         gone = self._gone.get(peer)
         return gone is not None and gone.heard_only
 
+    def knows(self, peer: PeerId) -> bool:
+        """Whether it is a contact or gone."""
+        return peer in self._contacts or peer in self._gone
+
     def bury(self, peer: PeerId, said: Announcement, now_s: float, *, heard_only: bool) -> None:
         """It is gone; `said` was its last word."""
         self._contacts.pop(peer, None)
+        self._gone.pop(peer, None)
         self._gone[peer] = _Gone(said.order, now_s, heard_only, said.addresses)
+        while len(self._gone) > self._most:
+            # Who left does not come back of itself; whoever fell silent is still called.
+            left = next((p for p, gone in self._gone.items() if not gone.heard_only), None)
+            del self._gone[left if left is not None else next(iter(self._gone))]
 
     def lost_to_ping(self, most: int) -> list[PeerId]:
         """Members that fell silent, in turn: when a partition heals, someone has to call first."""

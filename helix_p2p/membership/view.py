@@ -195,7 +195,9 @@ class MembershipView:
 
     def _leave(self, peer: PeerId, said: Announcement, now: Now) -> Learned:
         was_member = peer in self._members
-        self._bury(peer, said, now.s, heard_only=False)
+        # Of who was never here nothing is remembered: keys cost nothing to make up.
+        if was_member or self._outsiders.knows(peer):
+            self._bury(peer, said, now.s, heard_only=False)
         return Learned(News.LEFT if was_member else News.NOTHING, said)
 
     def _update(

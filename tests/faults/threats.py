@@ -32,7 +32,7 @@ THREATS: tuple[Threat, ...] = (
     ),
     Threat(
         "DHT overwrite, record bomb",
-        "own validator, owner-only subkeys, size and expiry caps",
+        "own validator, owner-only subkeys, size and expiry caps; reading is open (SECURITY)",
         ("tests/integration/net/test_dht.py", "tests/unit/membership/test_records.py"),
     ),
     Threat(
@@ -62,6 +62,21 @@ THREATS: tuple[Threat, ...] = (
             "tests/unit/engine/test_engine.py",
             "tests/unit/session/test_stage.py",
         ),
+    ),
+    Threat(
+        "inflated hardware or bandwidth claims",
+        "what most witnesses measured beats what is claimed (ADR 22)",
+        ("tests/simulation/test_liars.py", "tests/unit/cluster/test_belief.py"),
+    ),
+    Threat(
+        "wrong compute",
+        "a sample of steps is run again elsewhere, with blame (ADR 19)",
+        ("tests/integration/serving/test_rechecks.py", "./scripts/bench cheats"),
+    ),
+    Threat(
+        "plans that rest on words nobody said",
+        "announcements are pulled by hash, bounded, of who sent the plan (ADR 21)",
+        ("tests/unit/membership/test_gaps.py", "tests/simulation/test_storm.py"),
     ),
     Threat(
         "decode and size bombs",

@@ -134,3 +134,10 @@ def test_list_of_another_swarm_counts_for_nothing(tmp_path: Path, swarm: SwarmCa
         held.keep_revocations(foreign)
     assert run(tmp_path, "revocations").stdout == ""
     assert run(tmp_path, "revoke", OTHER).stdout == "1 revoked; the list names 1\n"
+
+
+def test_nonsense_is_called_that_where_no_bootstrap_node_ever_ran(tmp_path: Path) -> None:
+    error = refused(tmp_path / "none", "revoke", "nonsense")
+    assert isinstance(error, InviteError)
+    assert "nonsense" in str(error)
+    assert isinstance(refused(tmp_path / "none", "revoke", PEER), ConfigError)

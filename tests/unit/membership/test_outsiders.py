@@ -46,3 +46,12 @@ def test_the_gone_are_forgotten_after_a_while_and_when_they_join() -> None:
     assert outsiders.last_word(peer(2)) == SAID.order
     outsiders.joined(peer(2))
     assert outsiders.last_word(peer(2)) is None
+
+
+def test_no_more_of_the_gone_than_there_is_room_for_and_the_silent_stay_longest() -> None:
+    outsiders = Outsiders(T, 3)
+    outsiders.bury(peer(1), SAID, 0.0, heard_only=True)
+    for number in range(2, 9):
+        outsiders.bury(peer(number), SAID, float(number), heard_only=False)
+    known = [number for number in range(1, 9) if outsiders.last_word(peer(number)) is not None]
+    assert known == [1, 7, 8]

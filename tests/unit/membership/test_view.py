@@ -85,6 +85,18 @@ def test_last_word_of_one_who_leaves_is_final_for_that_run() -> None:
     assert learn(view, record(1, announcement(incarnation=2))) is News.JOINED
 
 
+def test_farewell_of_keys_that_were_never_here_leaves_no_trace() -> None:
+    view = make()
+    left = announcement(sequence=2, state=PeerState.LEFT)
+    for number in range(1, 6):
+        assert learn(view, record(number, left), direct=False) is News.NOTHING
+        assert not view.is_gone(peer(number))
+    learn(view, record(6), direct=False)
+    learn(view, record(6, left), direct=False)
+    assert view.contacts_to_ping(0.0, 9) == [], "who says so of itself is pinged no more"
+    assert view.is_gone(peer(6))
+
+
 def test_contact_is_asked_a_few_times_and_given_up() -> None:
     view = make()
     for number in range(1, 6):
