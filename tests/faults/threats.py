@@ -71,7 +71,7 @@ THREATS: tuple[Threat, ...] = (
     Threat(
         "wrong compute",
         "a sample of steps is run again elsewhere, with blame (ADR 19)",
-        ("tests/integration/serving/test_rechecks.py", "./scripts/bench cheats"),
+        ("tests/integration/serving/test_rechecks.py", "tests/unit/routing/test_recheck.py"),
     ),
     Threat(
         "plans that rest on words nobody said",
