@@ -16,6 +16,7 @@ from helix_p2p.membership.timing import Now
 from helix_p2p.membership.view import MembershipView
 from helix_p2p.membership.voice import Voice
 from helix_p2p.planning.plan import Placement
+from helix_p2p.planning.work import Work
 from helix_p2p.types import Epoch, PeerId
 
 LEAST_LOSS = 0.02
@@ -51,10 +52,12 @@ class PlannerDuty:
         self._basis: Draft | None = None
         self._anew = False
         self._signed_epoch = 0
+        self._planned_s = float("-inf")
+        self._work = Work.REPAIR
 
     def begin(self, now: Now, *, anew: bool = False) -> None:
         """We plan from now on; `anew` gives a new epoch even if nothing else changes."""
-        self._anew = self._anew or anew
+        self._anew, self._planned_s = self._anew or anew, now.s
         self._desk.at_once(now.s)
 
     def end(self) -> None:
@@ -115,9 +118,14 @@ class PlannerDuty:
     def start(self, now: Now) -> StartPlanning | SwarmTooSmall | None:
         """The job that is due, if one is; or why there is nothing to solve."""
         epoch = self._next_epoch(now)
-        request = self._desk.take(now.s) if epoch is not None else None
-        if request is None or epoch is None:
+        if epoch is None:
             return None
+        work, request = Work.REPAIR, self._desk.take(now.s)
+        if request is None and self._may_improve(now):
+            work, request = Work.IMPROVE, self._desk.take_improvement(now.s)
+        if request is None:
+            return None
+        self._work = work
         self._basis = basis = self.draft()
         if basis is not None:
             self._announced.drafted = basis.referred
@@ -126,7 +134,23 @@ class PlannerDuty:
             return self._too_small()
         live = self._adoption.current
         placement = live.plan.placement if live else None
-        return StartPlanning(request, basis.snapshot, placement, epoch)
+        return StartPlanning(request, basis.snapshot, placement, epoch, work)
+
+    def _may_improve(self, now: Now) -> bool:
+        """Whether the plan in force is loaded; for who never gets ready it is not waited."""
+        live = self._adoption.current
+        if live is None:
+            return False
+        if now.s - self._planned_s >= self._config.timing.improve_most_s:
+            return True
+        serving = self._view.serving()
+        own = self._voice.announcement.routable
+        return all(
+            (held := own if it.peer == self._me else serving.get(it.peer)) is not None
+            and held.contains(it.layers)
+            for it in live.plan.placement.assignments
+            if self._serves(it.peer)
+        )
 
     def plan(self, placement: Placement, now: Now) -> Signed | None:
         """The solver's answer as a signed plan; None when it is not to be published."""
@@ -140,6 +164,9 @@ class PlannerDuty:
             return None
         ours = live is not None and live.plan.planner == self._me
         unchanged = live is not None and same_decision(live.plan.placement, placement)
+        moved = live is not None and live.plan.placement.assignments != placement.assignments
+        if moved or (live is not None and self._work is Work.REPAIR):
+            self._desk.improve(now.s, len(self._view))  # a first plan was searched for
         if ours and unchanged and not self._anew:
             return None
         epoch = self._next_epoch(now)
@@ -147,7 +174,7 @@ class PlannerDuty:
             self._desk.later(now.s)
             return None
         self._anew = False
-        self._signed_epoch = int(epoch)
+        self._signed_epoch, self._planned_s = int(epoch), now.s
         return plan_of(
             self._config.identity,
             self._config.swarm,

@@ -26,6 +26,7 @@ from helix_p2p.membership.messages import (
     PushRevocations,
 )
 from helix_p2p.planning.plan import Placement, SignedPlan
+from helix_p2p.planning.work import Work
 from helix_p2p.types import Epoch, PeerId
 
 MemberMessage = (
@@ -113,12 +114,14 @@ class StartPlanning:
         snapshot: What to plan over.
         live: The placement that holds now, to start from and to move little from.
         epoch: The epoch that the plan will have at least (for showing).
+        work: A repair, which is waited for, or an improvement, which may take its time.
     """
 
     request: int
     snapshot: Snapshot
     live: Placement | None
     epoch: Epoch
+    work: Work = Work.REPAIR
 
 
 @dataclass(frozen=True, slots=True)

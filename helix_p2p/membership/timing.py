@@ -42,6 +42,10 @@ class MembershipTiming:
         replan_s: From a join or a change of weight to re-planning, so that a burst costs one plan.
         replan_most_s: Longest that a steady stream of joins can put off re-planning.
         replan_calm_s: Likewise in a large swarm, where one peer's coming or going changes little.
+        improve_s: From a change of plan to the search for a better one, so that people who wait and
+            peers that load have the machines to themselves.
+        improve_calm_s: Likewise in a large swarm, where the search is long and gains little.
+        improve_most_s: Longest wait for peers that are to load a plan's layers before the search.
         retry_plan_s: After a solver failed.
         grace_s: How long the previous plan is still accepted.
         pull_s: A plan asked for and not received in this time is asked for again.
@@ -72,6 +76,9 @@ class MembershipTiming:
     replan_s: float = 2.0
     replan_most_s: float = 6.0
     replan_calm_s: float = 30.0
+    improve_s: float = 8.0
+    improve_calm_s: float = 120.0
+    improve_most_s: float = 300.0
     retry_plan_s: float = 5.0
     grace_s: float = 60.0
     pull_s: float = 3.0

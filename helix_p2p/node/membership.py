@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from helix_p2p import codec
-from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.errors import Cancelled, CapacityError, DecodeError, HelixError, SolverError
 from helix_p2p.identity import Signed
 from helix_p2p.membership.adoption import HighWater
@@ -34,7 +33,8 @@ from helix_p2p.membership.timing import Now
 from helix_p2p.net.dht import Directory
 from helix_p2p.node.state import HighWaterMark, StateDir
 from helix_p2p.planning.plan import Placement
-from helix_p2p.planning.planner import PlanOptions, plan
+from helix_p2p.planning.planner import PlanOptions
+from helix_p2p.planning.work import carry_out
 from helix_p2p.types import PeerId
 
 log = logging.getLogger(__name__)
@@ -43,10 +43,8 @@ TICK_S = 0.2
 PLAN_DEADLINE_S = 1.0
 PLAN_DEADLINE_MOST_S = 10.0
 PLAN_DEADLINE_S_PER_PEER = 0.05
-HURRY = 0.25
-"""Of the deadline, when layers have lost their last holder: requests wait for the plan."""
 
-Solve = Callable[[Snapshot, Placement | None, Callable[[], bool]], Placement]
+Solve = Callable[[StartPlanning, Callable[[], bool]], Placement]
 
 
 class MemberLinks(Protocol):
@@ -65,29 +63,15 @@ def now() -> Now:
     return Now(time.monotonic(), time.time())
 
 
-def solve(snapshot: Snapshot, live: Placement | None, cancelled: Callable[[], bool]) -> Placement:
-    """The planner's job with this node's deadline; runs in a thread."""
-    deadline_s = PLAN_DEADLINE_S + len(snapshot.peers) * PLAN_DEADLINE_S_PER_PEER
-    if live is not None and not covers(snapshot, live):
-        deadline_s *= HURRY
+def solve(job: StartPlanning, cancelled: Callable[[], bool]) -> Placement:
+    """The planner's job with this node's deadline, which a repair does not need; in a thread."""
+    deadline_s = PLAN_DEADLINE_S + len(job.snapshot.peers) * PLAN_DEADLINE_S_PER_PEER
     options = PlanOptions(
         deadline_s=min(deadline_s, PLAN_DEADLINE_MOST_S),
         clock=time.monotonic,
         cancelled=cancelled,
     )
-    return plan(snapshot, options, live)
-
-
-def covers(snapshot: Snapshot, live: Placement) -> bool:
-    """Whether the peers that are there hold every layer by the plan that is in force."""
-    there = {profile.peer for profile in snapshot.peers}
-    held = {
-        layer
-        for it in live.assignments
-        if it.peer in there
-        for layer in range(it.layers.start, it.layers.end)
-    }
-    return len(held) == snapshot.model.layers
+    return carry_out(job.work, job.snapshot, job.live, options)
 
 
 class MembershipDriver:
@@ -242,7 +226,7 @@ class MembershipDriver:
             return self._closed or self._newest_job != job.request
 
         try:
-            placement = await asyncio.to_thread(self._solver, job.snapshot, job.live, cancelled)
+            placement = await asyncio.to_thread(self._solver, job, cancelled)
         except Cancelled:
             return
         except HelixError as error:

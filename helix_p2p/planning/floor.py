@@ -58,7 +58,7 @@ class Floor:
         flow = flow_mtokens_per_s / max(1, self.flow_mtokens_per_s)
         if flow >= FLOW_SHARE * margin:
             return True
-        enough = served_tokens_per_s >= SERVED_SHARE * margin * self.served_tokens_per_s
+        enough = 0 < served_tokens_per_s >= SERVED_SHARE * margin * self.served_tokens_per_s
         return enough and flow >= LEAST_FLOW_SHARE * margin
 
 

@@ -51,8 +51,7 @@ class Moves:
         else:
             pick = self._random.randrange(self._choices[row].starts.size)
             self._place(row, pick, starts, ends)
-        self._fit(starts, ends)
-        return Layout(starts, ends)
+        return fitted(self._capacities, Layout(starts, ends))
 
     def reshaped(self, layout: Layout) -> Layout:
         """As `changed`; besides, borders move with all the ranges that meet there.
@@ -72,8 +71,7 @@ class Moves:
         else:
             row, other = (self._usable[self._random.randrange(len(self._usable))] for _ in range(2))
             starts[row], ends[row] = starts[other], ends[other]
-        self._fit(starts, ends)
-        return Layout(starts, ends)
+        return fitted(self._capacities, Layout(starts, ends))
 
     def _shift_border(self, starts: Ints, ends: Ints) -> None:
         """Move a layer where ranges end, and all ranges that end or begin there; or just some."""
@@ -90,17 +88,6 @@ class Moves:
         for row in np.flatnonzero((starts == border) & (ends > to)):
             if moving or self._random.random() < 0.5:
                 starts[row] = to
-
-    def _fit(self, starts: Ints, ends: Ints) -> None:
-        """Shorten what became too long for its peer; what does not fit at all is dropped."""
-        too_long = (ends > starts) & (self._capacities.of_layout(starts, ends) == 0)
-        for row in np.flatnonzero(too_long).tolist():
-            while ends[row] > starts[row]:
-                ends[row] -= 1
-                if self._capacities.of(row, LayerRange(int(starts[row]), int(ends[row]))) > 0:
-                    break
-            else:
-                starts[row] = ends[row] = 0
 
     def _place(self, row: int, pick: int, starts: Ints, ends: Ints) -> None:
         starts[row], ends[row] = self._choices[row].starts[pick], self._choices[row].ends[pick]
@@ -130,3 +117,19 @@ class Moves:
             until = at + length
         at = max(0, min(at, layers - 1))
         starts[row], ends[row] = at, max(at + 1, min(until, layers))
+
+
+def fitted(capacities: Capacities, layout: Layout) -> Layout:
+    """Shortened where a range is too long for its peer; what does not fit at all is dropped.
+
+    What ends with the model loses its first layers, everything else its last ones.
+    """
+    starts, ends = layout.starts.copy(), layout.ends.copy()
+    too_long = (ends > starts) & (capacities.of_layout(starts, ends) == 0)
+    for row in np.flatnonzero(too_long).tolist():
+        low, high = int(starts[row]), int(ends[row])
+        last = high == capacities.layers and low > 0
+        while low < high and capacities.of(row, LayerRange(low, high)) == 0:
+            low, high = (low + 1, high) if last else (low, high - 1)
+        starts[row], ends[row] = (low, high) if low < high else (0, 0)
+    return Layout(starts, ends)

@@ -29,9 +29,10 @@ from helix_p2p.membership.member import Member
 from helix_p2p.membership.own import MemberConfig, OwnState
 from helix_p2p.membership.records import RecordRules, check_record
 from helix_p2p.membership.timing import Now
+from helix_p2p.planning.options import PlanOptions
 from helix_p2p.planning.plan import Placement, SignedPlan
-from helix_p2p.planning.planner import PlanOptions, plan
 from helix_p2p.planning.validate import PlanRules, validate
+from helix_p2p.planning.work import Work, carry_out
 from helix_p2p.routing.admission import KvLedger
 from helix_p2p.sim.helix.setup import HelixSetup, StageSetup, time_tables
 from helix_p2p.sim.native.engine import BrokenInvariant
@@ -48,7 +49,7 @@ BOOT_S = 10.0
 """Within which a swarm is switched on."""
 LOOK_UP_S = 0.3
 PERSIST_S = 0.01
-SOLVE_S = 1.0
+SEARCH_S, REPAIR_S = 1.0, 0.1
 SOLVER_STEPS = 40
 CUT_OVER_S = 60.0
 MOST_PROMPTS = 3
@@ -115,7 +116,7 @@ class LivingSwarm(ServingSwarm):
         self.model = model
         self.said_bytes: Counter[str] = Counter()
         self.member_messages = 0
-        self.solved = 0
+        self.solved = self.searched = 0
         self.plans_adopted = 0
         self._where = replay_hint or f"seed {seed}"
         self._rng = Random(f"living {seed}")
@@ -334,14 +335,18 @@ class LivingSwarm(ServingSwarm):
         self._later(name, LOOK_UP_S, lambda m, now: m.on_records(found, now))
 
     def _solve(self, name: PeerId, job: fx.StartPlanning) -> None:
+        searched = job.live is None or job.work is Work.IMPROVE
         self.solved += 1
+        self.searched += searched
+        takes_s = SEARCH_S if searched else REPAIR_S
         try:
-            placement = plan(job.snapshot, PlanOptions(steps=SOLVER_STEPS), job.live)
+            options = PlanOptions(steps=SOLVER_STEPS)
+            placement = carry_out(job.work, job.snapshot, job.live, options)
         except HelixError as error:
             failed = error
-            self._later(name, SOLVE_S, lambda m, now: m.on_plan_failed(job.request, failed, now))
+            self._later(name, takes_s, lambda m, now: m.on_plan_failed(job.request, failed, now))
         else:
-            self._later(name, SOLVE_S, lambda m, now: m.on_plan_solved(job.request, placement, now))
+            self._later(name, takes_s, lambda m, now: m.on_plan_solved(job.request, placement, now))
 
     # ── what a plan asks of a peer ───────────────────────────────────────────────────────────
 

@@ -14,7 +14,7 @@ from helix_p2p.planning.capacity import capacities_of
 from helix_p2p.planning.coverage import layout_of
 from helix_p2p.planning.flow import route_flow
 from helix_p2p.planning.plan import Assignment
-from helix_p2p.planning.planner import plan as real_plan
+from helix_p2p.planning.work import carry_out
 from helix_p2p.types import LayerRange
 from helix_peer.cli import main
 
@@ -24,9 +24,9 @@ RANGES = {
 }
 
 
-def steady(snapshot, options, live=None):  # type: ignore[no-untyped-def]
+def steady(work, snapshot, live, options):  # type: ignore[no-untyped-def]
     """The named ranges, with the max flow over them."""
-    made = real_plan(snapshot, options, live)
+    made = carry_out(work, snapshot, live, options)
     assignments = tuple(
         Assignment(peer.peer, layers)
         for peer in snapshot.peers
@@ -49,5 +49,5 @@ def steady(snapshot, options, live=None):  # type: ignore[no-untyped-def]
 
 
 if __name__ == "__main__":
-    driver.plan = steady  # type: ignore[attr-defined, assignment]
+    driver.carry_out = steady  # type: ignore[attr-defined, assignment]
     main()

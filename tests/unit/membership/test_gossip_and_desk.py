@@ -154,3 +154,42 @@ def test_small_changes_of_a_large_swarm_gather_and_large_ones_do_not_wait() -> N
     desk.finish(2)
     desk.soon(200.0, members=10)
     assert desk.take(201.0 + T.replan_s) == 3
+
+
+def test_a_better_plan_is_looked_for_when_it_has_been_calm_for_a_while() -> None:
+    desk = Desk(T)
+    desk.at_once(0.0)
+    repair = desk.take(0.0)
+    assert repair is not None
+    assert desk.finish(repair)
+    desk.improve(0.0)
+    assert desk.take_improvement(T.improve_s - 0.1) is None
+    improvement = desk.take_improvement(T.improve_s)
+    assert improvement is not None
+    assert desk.take_improvement(T.improve_s + 1) is None, "one is under way"
+
+
+def test_an_improvement_gives_way_to_a_repair_but_no_repair_to_another() -> None:
+    desk = Desk(T)
+    desk.improve(0.0)
+    improvement = desk.take_improvement(T.improve_s)
+    desk.at_once(20.0)
+    repair = desk.take(20.0)
+    assert repair is not None
+    assert improvement is not None
+    assert not desk.finish(improvement)
+    desk.at_once(20.1)
+    assert desk.take(20.1) is None
+    assert desk.take_improvement(20.1) is None
+    assert desk.finish(repair)
+
+
+def test_a_large_swarm_is_searched_rarely_however_often_it_changes() -> None:
+    desk, searches = Desk(T), 0
+    for second in range(600):
+        desk.improve(float(second), members=1000)
+        request = desk.take_improvement(float(second))
+        if request is not None:
+            searches += 1
+            assert desk.finish(request)
+    assert searches <= 600 / T.improve_calm_s

@@ -25,6 +25,7 @@ from helix_p2p.membership.own import MemberConfig, OwnState
 from helix_p2p.membership.records import RecordRules, check_record
 from helix_p2p.membership.revocations import revoke
 from helix_p2p.membership.timing import MembershipTiming
+from helix_p2p.planning.work import Work
 from helix_p2p.types import LayerRange
 
 from .makers import (
@@ -362,6 +363,38 @@ def test_same_placement_gives_no_new_plan() -> None:
     assert not of(fx.PersistHighWater, effects)
     effects = member.on_plan_solved(job.request, placement(0, 1), at(s))
     assert effects == (), "one answer per request"
+
+
+def works_of(*, loaded: bool, seconds: int) -> list[tuple[Work, object]]:
+    """What a planner asks for after a newcomer was seen, whether or not everyone gets ready."""
+    member, s, job = alone_as_planner()
+    persist(member, member.on_plan_solved(job.request, placement(0), at(s)), s)
+    whole = MODEL.all_layers if loaded else None
+    member.set_own(OwnState(PeerState.SERVING, 8_000, SPEED, whole), at(s))
+    answers = [placement(0, 1), placement(1), placement(1)]
+    asked: list[tuple[Work, object]] = []
+    for step in range(4 * seconds):
+        s += 0.25
+        said = announcement(sequence=step + 1, issued_s=s, state=PeerState.SERVING, serving=whole)
+        effects = member.on_message(peer(1), ping(1, announcement=record(1, said)), at(s))
+        for job in of(fx.StartPlanning, (*effects, *member.tick(at(s)))):
+            asked.append((job.work, job.live))
+            solved = member.on_plan_solved(job.request, answers[len(asked) - 1], at(s))
+            if of(fx.PersistHighWater, solved):
+                persist(member, solved, s)
+    return asked
+
+
+def test_after_a_repair_a_better_plan_is_looked_for_until_nothing_moves() -> None:
+    assert works_of(loaded=True, seconds=60) == [
+        (Work.REPAIR, placement(0)),
+        (Work.IMPROVE, placement(0, 1)),
+        (Work.IMPROVE, placement(1)),
+    ]
+
+
+def test_no_better_plan_is_looked_for_while_peers_load() -> None:
+    assert works_of(loaded=False, seconds=60) == [(Work.REPAIR, placement(0))]
 
 
 def test_swarm_too_small_is_said_and_tried_again_when_it_grows() -> None:
