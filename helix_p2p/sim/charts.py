@@ -11,6 +11,7 @@ from math import floor, isfinite, log10
 
 WIDTH, HEIGHT = 560.0, 300.0
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 14.0, 34.0, 46.0
+LEGEND_ROW = 16.0
 SERIES = ("#3b7dd8", "#c2792c", "#2a9d72", "#8a5cc2", "#c4568a", "#5b8a99", "#8c7a3d", "#6670c9")
 
 STYLE = """
@@ -36,10 +37,19 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One line through points (x, y)."""
+    """One line through points (x, y).
+
+    Attributes:
+        name: Of what it shows; curves of one name share a colour and a place in the legend.
+        points: From left to right.
+        dashed: Drawn so, beside a solid one of the same name.
+        said: What its tooltip says, if not the name.
+    """
 
     name: str
     points: tuple[tuple[float, float], ...]
+    dashed: bool = False
+    said: str = ""
 
 
 def bars(title: str, unit: str, data: Sequence[Bar]) -> str:
@@ -73,20 +83,23 @@ def bars(title: str, unit: str, data: Sequence[Bar]) -> str:
                 f'y1="{scale.y(bar.least):.1f}" y2="{scale.y(bar.most):.1f}"/>'
             )
         if one >= 26:
-            out.append(_text(x + one / 2, scale.y(bar.most) - 4, f"{bar.mean:.3g}", "ink", 10))
+            brief = f"{bar.mean:.3g}" if bar.mean >= 1 else f"{bar.mean:.2g}"
+            out.append(_text(x + one / 2, scale.y(bar.most) - 4, brief, "ink", 10))
     for number, group in enumerate(groups):
         out.append(_text(LEFT + each * (number + 0.5), scale.base + 16, _short(group), "ink"))
-    out.append(_legend(series, width))
-    return _svg(title, width, HEIGHT, out)
+    return _svg(title, width, HEIGHT, out, _numbered(series))
 
 
-def curves(title: str, x_unit: str, y_unit: str, data: Sequence[Curve]) -> str:
-    """Lines over a common scale."""
+def curves(
+    title: str, x_unit: str, y_unit: str, data: Sequence[Curve], at_least: float = 0.0
+) -> str:
+    """Lines over a common scale, which reaches `at_least` so high."""
+    named = _numbered(list(dict.fromkeys(curve.name for curve in data)))
     data = [curve for curve in data if curve.points]
     if not data:
         return ""
     right = max(x for curve in data for x, _ in curve.points) or 1.0
-    top = max(y for curve in data for _, y in curve.points) or 1.0
+    top = max(at_least, *(y for curve in data for _, y in curve.points)) or 1.0
     scale = _Scale(WIDTH, top)
     out = [*scale.grid(y_unit)]
 
@@ -97,14 +110,17 @@ def curves(title: str, x_unit: str, y_unit: str, data: Sequence[Curve]) -> str:
         _text(across(tick), scale.base + 16, f"{tick:.4g}", "faint", 11) for tick in _ticks(right)
     ]
     out.append(_text((LEFT + WIDTH) / 2, scale.base + 32, x_unit, "faint", 11))
-    for number, curve in enumerate(data):
+    for curve in data:
         path = " ".join(f"{across(x):.1f},{scale.y(y):.1f}" for x, y in curve.points)
+        dashes = ' stroke-dasharray="4 3"' if curve.dashed else ""
         out.append(
-            f'<polyline points="{path}" fill="none" stroke="{SERIES[number % len(SERIES)]}" '
-            f'stroke-width="1.8"><title>{escape(curve.name)}</title></polyline>'
+            f'<polyline points="{path}" fill="none" '
+            f'stroke="{SERIES[named[curve.name] % len(SERIES)]}" stroke-width="1.8"{dashes}>'
+            f"<title>{escape(curve.said or curve.name)}</title></polyline>"
         )
-    out.append(_legend([curve.name for curve in data], WIDTH))
-    return _svg(title, WIDTH, HEIGHT, out)
+    drawn = {curve.name for curve in data}
+    shown = {name: colour for name, colour in named.items() if name in drawn}
+    return _svg(title, WIDTH, HEIGHT, out, shown)
 
 
 def scatter(
@@ -113,8 +129,8 @@ def scatter(
     """Points (name, x, y) against the diagonal through their common scale."""
     if not points:
         return ""
-    right = max(x for _, x, _ in points) or 1.0
-    top = max(y for _, _, y in points) or 1.0
+    right = 1.04 * max(x for _, x, _ in points) or 1.0  # the outermost point stands free
+    top = 1.04 * max(y for _, _, y in points) or 1.0
     scale = _Scale(WIDTH, top)
     out = [*scale.grid(y_unit)]
 
@@ -139,7 +155,7 @@ def scatter(
             f'fill-opacity=".7"><title>{escape(f"{name}: {x:.1f} planned, {y:.1f} measured")}'
             "</title></circle>"
         )
-    return _svg(title, WIDTH, HEIGHT, out)
+    return _svg(title, WIDTH, HEIGHT, out, {})
 
 
 def placement_map(
@@ -176,8 +192,7 @@ def placement_map(
         if row >= 9:
             out.append(_text(LEFT - 5, y + row - 3, _short(peer, 9), "faint", 10, "end"))
     out.append(_text((LEFT + WIDTH) / 2, height - BOTTOM + 32, "layer", "faint", 11))
-    out.append(_legend([name or "peer" for name in names], WIDTH))
-    return _svg(title, WIDTH, height, out)
+    return _svg(title, WIDTH, height, out, _numbered([name or "peer" for name in names]))
 
 
 class _Scale:
@@ -219,28 +234,61 @@ def _text(x: float, y: float, text: str, style: str, size: int = 12, anchor: str
     )
 
 
-def _legend(names: Sequence[str], width: float) -> str:
-    if len(names) < 2:
-        return ""
-    out, x = [], width - RIGHT
-    for number in reversed(range(len(names))):
-        name = _short(names[number], 26)
-        x -= 7.0 * len(name) + 22
-        out.append(
-            f'<rect x="{x:.1f}" y="{TOP - 18}" width="10" height="10" rx="2" '
-            f'fill="{SERIES[number % len(SERIES)]}"/>'
-        )
-        out.append(_text(x + 14, TOP - 9, name, "ink", 11, "start"))
-    return "".join(out)
+def _legend(entries: Mapping[str, int], width: float) -> tuple[str, float]:
+    """Names with their colours, right-aligned, in as many rows as they need.
+
+    Args:
+        entries: Colour by name.
+        width: Of the chart.
+
+    Returns:
+        The marks, and how much further down the chart below has to begin.
+    """
+    if len(entries) < 2:
+        return "", 0.0
+    rows: list[list[tuple[str, int, float]]] = [[]]
+    left = room = width - RIGHT - LEFT
+    for full, colour in entries.items():
+        name = _short(full, 26)
+        wide = 7.0 * len(name) + 22
+        if wide > left and rows[-1]:
+            rows.append([])
+            left = room
+        rows[-1].append((name, colour, wide))
+        left -= wide
+    out = []
+    for number, row in enumerate(rows):
+        x = width - RIGHT - sum(wide for _, _, wide in row)
+        y = TOP - 9 + LEGEND_ROW * number
+        for name, colour, wide in row:
+            out.append(
+                f'<rect x="{x:.1f}" y="{y - 9:.1f}" width="10" height="10" rx="2" '
+                f'fill="{SERIES[colour % len(SERIES)]}"/>'
+            )
+            out.append(_text(x + 14, y, name, "ink", 11, "start"))
+            x += wide
+    return "".join(out), LEGEND_ROW * (len(rows) - 1)
 
 
 def _short(text: str, most: int = 22) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _svg(title: str, width: float, height: float, parts: Sequence[str]) -> str:
+def _svg(
+    title: str, width: float, height: float, parts: Sequence[str], named: Mapping[str, int]
+) -> str:
+    legend, down = _legend(named, width)
+    height += down
+    body = (
+        f'<g transform="translate(0 {down:.0f})">{"".join(parts)}</g>' if down else "".join(parts)
+    )
     return (
         f'<figure><figcaption>{escape(title)}</figcaption><svg role="img" '
         f'aria-label="{escape(title, quote=True)}" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'width="{width:.0f}" height="{height:.0f}">{"".join(parts)}</svg></figure>'
+        f'width="{width:.0f}" height="{height:.0f}">{body}{legend}</svg></figure>'
     )
+
+
+def _numbered(names: Sequence[str]) -> dict[str, int]:
+    """Colours in order."""
+    return {name: number for number, name in enumerate(names)}

@@ -30,9 +30,9 @@ figure {{ margin: 0; overflow-x: auto; }} figcaption {{ font-weight: 600; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }}
 td, th {{ padding: 2px 10px; text-align: right; border-bottom: 1px solid #e3e7ee; }}
 td:first-child, th:first-child, td:nth-child(2), th:nth-child(2) {{ text-align: left; }}
-code {{ font-size: 11px; color: #667085; }} .wide {{ overflow-x: auto; }}
+code {{ font-size: 11px; color: #667085; }} .wide {{ overflow-x: auto; margin-top: 1.2rem; }}
 @media (prefers-color-scheme: dark) {{ body {{ color: #e6e9ef; background: #14181f; }}
-  td, th, h2 {{ border-color: #2a313c; }} }}
+  td, th, h2 {{ border-color: #2a313c; }} code {{ color: #98a2b3; }} }}
 {style}</style></head><body>
 <h1>{title}</h1>
 {body}
@@ -166,35 +166,32 @@ def _details(results: Sequence[RunResult]) -> list[str]:
                 Curve(r.served_by, tuple((s.at_s, 100 * s.kv_share) for s in r.samples))
                 for r in first
             ],
+            at_least=100.0,
         ),
-        curves(
-            "Running and waiting over time",
-            "s",
-            "queries",
-            [
-                curve
-                for r in first
-                for curve in (
-                    Curve(r.served_by, tuple((s.at_s, float(s.running)) for s in r.samples)),
-                    Curve(
-                        f"{r.served_by}, waiting",
-                        tuple((s.at_s, float(s.waiting)) for s in r.samples),
-                    ),
-                )
-                if any(y for _, y in curve.points)
-            ],
-        ),
+        curves("Running, and waiting (dashed), over time", "s", "queries", _queues(first)),
     ]
     charts += [
         scatter(
             f"Planned flow and measured load per edge: {r.served_by}",
-            "planned, tokens/s",
-            "measured",
+            "planned, tokens/s (dashed: load in proportion to flow)",
+            "measured, tokens/s",
             [(_edge(e), e.flow_tokens_per_s, e.measured_tokens_per_s) for e in r.edges],
         )
         for r in first
     ]
     return charts
+
+
+def _queues(results: Sequence[RunResult]) -> list[Curve]:
+    """Of each run, who is served and, where anybody was, who waits."""
+    found = []
+    for r in results:
+        running = tuple((s.at_s, float(s.running)) for s in r.samples)
+        waiting = tuple((s.at_s, float(s.waiting)) for s in r.samples)
+        found.append(Curve(r.served_by, running, said=f"{r.served_by}, running"))
+        if any(count for _, count in waiting):
+            found.append(Curve(r.served_by, waiting, dashed=True, said=f"{r.served_by}, waiting"))
+    return found
 
 
 def _cdfs(results: Sequence[RunResult], figure: str) -> list[Curve]:
@@ -216,6 +213,8 @@ def _table(results: Sequence[RunResult]) -> str:
         "placement", "served by", "seed", "tokens/s", "prompt s", "p95", "token s", "p95",
         "finished", "dropped", "refused", "queue", "KV peak", "CPU s", "trace",
     )  # fmt: skip
+    keys = dict.fromkeys((r.placement, r.served_by) for r in results)
+    order = {key: number for number, key in enumerate(keys)}
     rows = "".join(
         "<tr>"
         + "".join(
@@ -239,7 +238,7 @@ def _table(results: Sequence[RunResult]) -> str:
             )
         )
         + "</tr>"
-        for r in results
+        for r in sorted(results, key=lambda r: order[r.placement, r.served_by])
     )
     titles = "".join(f"<th>{name}</th>" for name in head)
     return f'<div class="wide"><table><tr>{titles}</tr>{rows}</table></div>'

@@ -237,7 +237,13 @@ class Workload:
         at_s = self.swarm.time.now_s - self._began_s
         if shares:
             self._figures.samples.append(
-                Sample(at_s, self.running, waiting, max(shares), sum(shares) / len(shares))
+                Sample(
+                    at_s,
+                    self.running - waiting,
+                    waiting,
+                    max(shares),
+                    sum(shares) / len(shares),
+                )
             )
         self._figures.longest_queue = max(self._figures.longest_queue, waiting)
         self._figures.finished = self.outcome.finished

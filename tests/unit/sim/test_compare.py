@@ -155,6 +155,27 @@ def test_nothing_is_drawn_of_no_data():
     assert charts.placement_map("t", 10, {}, {}) == ""
 
 
+def test_a_legend_takes_the_rows_it_needs_and_stays_inside_the_chart():
+    few, many = (
+        charts.curves("t", "s", "n", [charts.Curve(f"scheduler {n}", ((0, 1),)) for n in range(k)])
+        for k in (2, 9)
+    )
+    heights = [float(re.search(r'<svg [^>]*height="(\d+)"', drawn)[1]) for drawn in (few, many)]
+    assert heights[1] > heights[0]
+    assert "translate(0 " in many
+    assert min(float(x) for x in re.findall(r'<text class="ink" x="(-?[\d.]+)"', many)) > 0
+
+
+def test_who_waits_is_dashed_in_the_colour_of_who_runs():
+    pair = [charts.Curve("a", ((0, 1),)), charts.Curve("b", ((0, 1),)),
+            charts.Curve("b", ((0, 2),), dashed=True, said="b, waiting")]  # fmt: skip
+    drawn = charts.curves("t", "s", "n", pair)
+    _, solid, dashed = re.findall(r'<polyline [^>]*stroke="(#\w+)"', drawn)
+    assert solid == dashed
+    assert drawn.count("stroke-dasharray") == 1
+    assert "<title>b, waiting</title>" in drawn
+
+
 def test_bars_stand_on_one_scale():
     drawn = charts.bars("t", "s", [charts.Bar("g", "a", 10, 10, 10), charts.Bar("g", "b", 5, 4, 6)])
     high, low = (
