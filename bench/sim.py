@@ -15,11 +15,10 @@ from pathlib import Path
 import click
 
 from bench.scale import HEAD as HEAD_OF_GROWTH
-from bench.scale import grow
+from bench.scale import Course, grow, keep
 from helix_p2p.sim.helix.reference import RowResult, reference_rows, run_row
 
 DOCS = Path(__file__).parents[1] / "docs" / "simulator-figures.md"
-GROWTH_DOCS = DOCS.with_name("simulator-scale.md")
 TARGETS_DOCS = DOCS.with_name("served-figures.md")
 
 
@@ -112,6 +111,7 @@ def _write_section(name: str, lines: list[str]) -> None:
 @click.option("--peers", multiple=True, type=int, help="With --scale: sizes; default 30 and 100.")
 @click.option("--seconds", default=120.0, help="With --scale: virtual, after settling.")
 @click.option("--clients", default=10, help="With --scale: who ask again and again; 0 for none.")
+@click.option("--cpu-minutes", default=10.0, help="With --scale: after which a size ends early.")
 @click.option("--targets", is_flag=True, help="What our plans serve beside Helix's instead.")
 def main(
     rows: str,
@@ -121,29 +121,24 @@ def main(
     peers: tuple[int, ...],
     seconds: float,
     clients: int,
+    cpu_minutes: float,
     targets: bool,
 ) -> None:
     """Replay the artifact's 43 runs and print each with its error; or grow whole swarms."""
     if targets:
         _targets(rows, docs=docs)
     elif scale:
-        _grow(peers or (30, 100), seconds, clients, docs=docs)
+        courses = [Course(size, seconds, clients, 60 * cpu_minutes) for size in peers or (30, 100)]
+        _grow(courses, docs=docs)
     else:
         _replay(rows, json_path, docs=docs)
 
 
-def _grow(sizes: tuple[int, ...], seconds: float, clients: int, *, docs: bool) -> None:
-    lines = [HEAD_OF_GROWTH]
+def _grow(courses: list[Course], *, docs: bool) -> None:
     click.echo(HEAD_OF_GROWTH)
-    for size in sizes:
-        lines.append(grow(size, seconds, clients).row())
-        click.echo(lines[-1])
-    if docs:
-        said = [f"--peers {size}" for size in sizes]
-        command = f"./scripts/bench sim --scale {' '.join(said)} --seconds {seconds:g}"
-        about = f"CPython {platform.python_version()}, one core, {platform.machine()}"
-        head = ["# Swarms of growing size", "", f"`{command} --clients {clients}` ({about}).", ""]
-        GROWTH_DOCS.write_text("\n".join([*head, *lines, ""]), encoding="utf-8")
+    for course in courses:
+        # What was reached is kept all along: the largest sizes take long.
+        click.echo(grow(course, keep if docs else None).row())
 
 
 def _replay(rows: str, json_path: str | None, *, docs: bool) -> None:

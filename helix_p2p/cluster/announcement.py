@@ -27,8 +27,8 @@ MOST_PACES = 15
 WORD_BYTES = 8
 CONTENT_BYTES = 24
 """Of the hash by which a plan refers to an announcement; two that collide cost 2⁹⁶ tries."""
-WORD_LIFE_S = 450
-"""A peer that says nothing new is told anew this often: a plan may use words of 900 s at most."""
+WORD_LIFE_S = 1800
+"""A peer that says nothing new is told anew this often: a plan may use words of 3600 s at most."""
 OPENED_KEPT = 4096
 """Announcements that were read are kept: each comes several times, and again in every plan."""
 

@@ -7,6 +7,8 @@ Always: each member that goes is told once, with a reason; nobody is reported wi
 probe of our own.
 """
 
+from collections.abc import Iterable
+
 from helix_p2p.cluster.announcement import word_of
 from helix_p2p.errors import HandshakeRefused, HelixError
 from helix_p2p.identity import Signed
@@ -26,12 +28,16 @@ from helix_p2p.types import PeerId
 
 FIRST_MEMBERS = 3
 """The first few that a newcomer meets are asked whom they know."""
+BELIEVED_PER_TICK = 128
+CHECK_EVERY_S = 1.0
+"""In a large swarm; whoever is doubted or lost is looked at when that is heard."""
 
 
 class Attendance:
     """See the module's description.
 
     Args:
+        me: This peer.
         swarm: Swarm id.
         view: Who is here.
         gossip: What is passed on.
@@ -44,6 +50,7 @@ class Attendance:
 
     def __init__(
         self,
+        me: PeerId,
         swarm: str,
         view: MembershipView,
         gossip: Gossip,
@@ -53,6 +60,7 @@ class Attendance:
         office: Office,
         out: Outbox,
     ) -> None:
+        self._me = me
         self._swarm = swarm
         self._view = view
         self._gossip = gossip
@@ -61,6 +69,7 @@ class Attendance:
         self._talk = talk
         self._office = office
         self._out = out
+        self._check_due_s = 0.0
 
     # ── who comes ───────────────────────────────────────────────────────────────────────────────
 
@@ -118,7 +127,16 @@ class Attendance:
 
     def check(self, now: Now) -> None:
         """Run the failure detectors that are due, and do what they ask for."""
-        for peer, verdict in self._view.check(now, self._talk.watched()):
+        if self._talk.among_many and now.s < self._check_due_s:
+            return
+        self._check_due_s = now.s + CHECK_EVERY_S
+        self._act_on(self._view.check(now, self._talk.watched()), now)
+        for record in self._view.believable(now, BELIEVED_PER_TICK):
+            self.learn(record, self._me, now)
+        self._view.expire(now)
+
+    def _act_on(self, verdicts: Iterable[tuple[PeerId, Verdict]], now: Now) -> None:
+        for peer, verdict in verdicts:
             match verdict:
                 case Verdict.PROBE:
                     self._out.put(self._talk.ping(peer, now))
@@ -128,7 +146,10 @@ class Attendance:
                     self.lose(peer, "lost", now)
                 case Verdict.NOTHING:
                     pass
-        self._view.expire(now)
+
+    def _check(self, peer: PeerId, now: Now) -> None:
+        """Likewise for one of whom something was heard."""
+        self._act_on(self._view.check_one(peer, now, self._talk.watched()), now)
 
     def gone(self, witness: PeerId, peer: PeerId, now: Now, *, leaving: bool) -> None:
         """`witness` says that `peer` is gone; `leaving` if it says so of itself."""
@@ -137,17 +158,24 @@ class Attendance:
                 self.lose(peer, "left", now)
         elif self._view.reported(peer, witness, now.s):
             self._disputes.add(peer, witness, now.s)
-            self.check(now)
+            self._check(peer, now)
+
+    def lost_elsewhere(self, witness: PeerId, words: Iterable[bytes], now: Now) -> None:
+        """`witness` has lost the members whose last words these were."""
+        for word in words:
+            peer = self._view.peer_of(word)
+            if peer is not None:
+                self.gone(witness, peer, now, leaving=False)
 
     def link_lost(self, peer: PeerId, now: Now) -> None:
         """A stream to it broke or fell silent."""
         if self._view.link_lost(peer, now.s):
-            self.check(now)
+            self._check(peer, now)
 
     def unreachable(self, peer: PeerId, now: Now) -> None:
         """A message to it could not be delivered."""
         if self._view.unreachable(peer, now.s):
-            self.check(now)
+            self._check(peer, now)
         self._view.drop_contact(peer)
 
     def ban(self, peer: PeerId, now: Now) -> None:
@@ -158,6 +186,9 @@ class Attendance:
 
     def lose(self, peer: PeerId, reason: str, now: Now) -> None:
         """A member is one no longer: "left", "lost" or "banned"."""
+        entry = self._view.get(peer)
+        if entry is not None and reason == "lost" and self._talk.among_many:
+            self._gossip.lost(entry.word, len(self._view))
         self._view.forget(peer, now, heard_only=reason == "lost")
         self._lost(peer, reason, now)
 
@@ -167,7 +198,14 @@ class Attendance:
         self._office.lost(peer, now)
 
     def _report(self, peer: PeerId) -> None:
-        """Say that a probe failed, to the planner above all: it acts on it."""
+        """Say that a probe failed, to the planner above all: it acts on it.
+
+        Among many, who was told by others tells nobody: all would tell all. It is passed on with
+        the pings, once it is certain here too.
+        """
+        entry = self._view.get(peer)
+        if entry is not None and entry.detector.doubted and self._talk.among_many:
+            return
         told = dict.fromkeys(self._talk.targets())
         holder = self._office.holder
         if holder is not None and holder in self._view:

@@ -8,6 +8,7 @@ Always: one alarm for each member that is left out, until a plan names it again.
 """
 
 from helix_p2p.membership.effects import PlanOmits
+from helix_p2p.membership.liveness import stretch_of
 from helix_p2p.membership.timing import SLOT_S
 from helix_p2p.membership.view import MembershipView
 from helix_p2p.planning.plan import SignedPlan
@@ -15,6 +16,8 @@ from helix_p2p.types import PeerId
 
 OMITTED_AFTER_S = 2 * SLOT_S
 LOOK_EVERY_S = 2.0
+"""In a large swarm less often, since a look goes over all members."""
+LOOK_STRETCH_MEMBERS = 16
 
 
 class Audit:
@@ -39,7 +42,7 @@ class Audit:
         plan = self._plan
         if plan is None or now_s < self._look_s:
             return None
-        self._look_s = now_s + LOOK_EVERY_S
+        self._look_s = now_s + LOOK_EVERY_S * stretch_of(len(view), LOOK_STRETCH_MEMBERS)
         out = {e.peer: e.joined_s for e in view.plannable() if e.peer not in self._named}
         self._since_s = {
             peer: self._since_s.get(peer, max(self._adopted_s, joined_s))

@@ -50,6 +50,21 @@ class Detector:
         now_s: It is known alive at this time.
     """
 
+    __slots__ = (
+        "_deviation_s",
+        "_doubted",
+        "_failed_s",
+        "_gap_s",
+        "_heard_s",
+        "_monitored_s",
+        "_probed_s",
+        "_reported_s",
+        "_reports",
+        "_timing",
+        "alive_s",
+        "condition",
+    )
+
     def __init__(self, timing: MembershipTiming, now_s: float) -> None:
         self._timing = timing
         self.condition = Condition.ALIVE
@@ -61,7 +76,7 @@ class Detector:
         self._probed_s: float | None = None
         self._failed_s = 0.0
         self._reported_s: float | None = None
-        self._reports: dict[PeerId, float] = {}
+        self._reports: dict[PeerId, float] | None = None
         self._doubted = False
 
     @property
@@ -110,6 +125,8 @@ class Detector:
 
     def reported(self, witness: PeerId, now_s: float) -> None:
         """Another member says that it is gone."""
+        if self._reports is None:
+            self._reports = {}
         self._reports[witness] = now_s
         self._doubted = self.condition is Condition.ALIVE
 
@@ -138,7 +155,7 @@ class Detector:
         if self.condition is Condition.ALIVE:
             since_s = max(self.alive_s, self._monitored_s or self.alive_s)
             limit_s = self.silence_limit_s if monitored else stretch * self._timing.stale_s
-            if any(now_s - at_s < self._timing.silence_s for at_s in self._reports.values()):
+            if self._reports and now_s - max(self._reports.values()) < self._timing.silence_s:
                 limit_s = min(limit_s, DOUBTED_PINGS * self._timing.ping_s)
             if now_s - since_s <= limit_s:
                 doubted, self._doubted = self._doubted, False
@@ -162,7 +179,7 @@ class Detector:
                 return Verdict.REPORT
         last_s = max(self._failed_s, self.alive_s)
         since_s = max(now_s - 2 * evict_s, self.alive_s)
-        agreed = any(at_s > since_s for at_s in self._reports.values())
+        agreed = self._reports is not None and max(self._reports.values()) > since_s
         patience_s = self._timing.probe_s if witnesses == 0 else evict_s
         if agreed or now_s - last_s >= patience_s:
             return Verdict.EVICT
@@ -187,5 +204,5 @@ class Detector:
         self.alive_s = max(self.alive_s, now_s)
         self._probed_s = None
         self._reported_s = None
-        self._reports.clear()
+        self._reports = None
         self._doubted = False

@@ -19,7 +19,7 @@ from helix_p2p.planning.plan import Placement
 from helix_p2p.planning.work import Work
 from helix_p2p.types import Epoch, PeerId
 
-LEAST_LOSS = 0.02
+LEAST_LOSS = 0.05
 """A plan that has lost more than this share of its peers is made anew at once."""
 
 

@@ -14,6 +14,7 @@ from helix_p2p.identity import Signed
 from helix_p2p.membership import effects as fx
 from helix_p2p.membership import messages as m
 from helix_p2p.membership.attendance import Attendance
+from helix_p2p.membership.liveness import stretch_of
 from helix_p2p.membership.outbox import Outbox
 from helix_p2p.membership.own import MemberConfig
 from helix_p2p.membership.records import revocations_key
@@ -24,7 +25,8 @@ from helix_p2p.membership.view import MembershipView
 from helix_p2p.types import PeerId
 
 RECHECK_S = 5.0
-"""How often certificates are looked at again, for those that expire while their owner runs."""
+"""How often certificates are looked at again, for those that expire while their owner runs; in a
+large swarm less often."""
 REVOCATIONS_WRITERS = 6.0
 """So many members write the root's list into the DHT in a period, whatever the swarm's size."""
 
@@ -115,7 +117,9 @@ class Exclusion:
         """Who was revoked or whose time is over is a member no longer, we ourselves included."""
         if now.s < self._recheck_due_s:
             return
-        self._recheck_due_s = now.s + RECHECK_S
+        self._recheck_due_s = now.s + RECHECK_S * stretch_of(len(self._view))
+        if self._config.root_public_key is None:
+            return  # nobody vouches for anyone, and who convicts itself is out at once
         for entry in list(self._view):
             try:
                 self._trust.admit(entry.announcement.credentials, entry.peer, now.unix_s)

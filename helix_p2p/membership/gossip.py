@@ -20,6 +20,12 @@ from helix_p2p.types import PeerId
 RUMOURS_PER_MESSAGE = 8
 RUMOURS_KEPT = 512
 PINGS_REMEMBERED = 256
+MANY = 64
+FAN_OUT_AMONG_MANY = 4
+"""Among many, two are watched and two called by chance: what has to be quick (beats, losses that
+were seen) goes out at once, and the rest reaches everyone in some rounds more."""
+GONE_KEPT = 256
+GONE_PER_MESSAGE = 16
 
 
 class Gossip:
@@ -38,6 +44,7 @@ class Gossip:
         self._everyone_up_to = everyone_up_to
         self._fan_out = fan_out
         self._rumours: OrderedDict[PeerId, int] = OrderedDict()
+        self._gone: OrderedDict[bytes, int] = OrderedDict()
         self._sent_s: OrderedDict[int, tuple[PeerId, float]] = OrderedDict()
         self._number = rng.getrandbits(32)
 
@@ -46,15 +53,39 @@ class Gossip:
         if len(members) <= self._everyone_up_to:
             return list(members)
         start = bisect_right(members, self._me)
-        count = max(1, self._fan_out // 2)
+        count = max(1, self._fan_out_among(members) // 2)
         return [members[(start + step) % len(members)] for step in range(count)]
+
+    def _fan_out_among(self, members: Sequence[PeerId]) -> int:
+        return self._fan_out if len(members) <= MANY else min(self._fan_out, FAN_OUT_AMONG_MANY)
+
+    def some(self, members: Sequence[PeerId], most: int) -> list[PeerId]:
+        """Some by chance."""
+        return self._rng.sample(members, min(most, len(members)))
+
+    def lost(self, word: bytes, members: int) -> None:
+        """The member whose word this was is lost: pass it on with the next messages."""
+        self._gone[word] = ceil(log2(members + 2)) + 4
+        while len(self._gone) > GONE_KEPT:
+            self._gone.popitem(last=False)
+
+    def gone(self, most: int = GONE_PER_MESSAGE) -> tuple[bytes, ...]:
+        """The last words of lost members to put into a message; the newest first."""
+        if not self._gone:
+            return ()
+        chosen = tuple(islice(reversed(self._gone), most))
+        for word in chosen:
+            self._gone[word] -= 1
+            if self._gone[word] <= 0:
+                del self._gone[word]
+        return chosen
 
     def targets(self, members: Sequence[PeerId]) -> list[PeerId]:
         """Whom to ping this period: the watched, and in a large swarm some by chance."""
         watched = self.watched(members)
         if len(watched) == len(members):
             return watched
-        spare = self._fan_out - len(watched)
+        spare = self._fan_out_among(members) - len(watched)
         chance = self._rng.sample(members, min(spare + len(watched), len(members)))
         return watched + [peer for peer in chance if peer not in watched][:spare]
 
@@ -74,6 +105,8 @@ class Gossip:
 
     def rumours(self, to: PeerId, most: int = RUMOURS_PER_MESSAGE) -> list[PeerId]:
         """Whose announcements to put into a message to `to`; the newest first."""
+        if not self._rumours:
+            return []
         chosen = [p for p in islice(reversed(self._rumours), most + 1) if p != to][:most]
         for peer in chosen:
             self._rumours[peer] -= 1

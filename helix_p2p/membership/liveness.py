@@ -15,15 +15,16 @@ from helix_p2p.membership.entry import MemberEntry
 from helix_p2p.types import LayerRange, PeerId
 
 CHECKED_AT_ONCE = 32
-CHECKS_PER_ROUND = 128
-"""Up to 32 members are all looked at each tick; of more, a 128th part in turn."""
+IN_TURN = 4
+"""Up to 32 members are all looked at each tick; of more, four in turn, which is soon enough: what
+is looked for then is an age of minutes, and of hours among thousands."""
 STALE_STRETCH_MEMBERS = 64
 """With more members they may grow older before they are probed, so that probes stay few."""
 
 
-def stretch_of(members: int) -> float:
-    """How many times longer things may take in a swarm of so many."""
-    return max(1.0, members / STALE_STRETCH_MEMBERS)
+def stretch_of(members: int, small: int = STALE_STRETCH_MEMBERS) -> float:
+    """How many times longer things may take in a swarm of so many, where `small` is no reason."""
+    return max(1.0, members / small)
 
 
 class Liveness:
@@ -76,23 +77,40 @@ class Liveness:
         Returns:
             Whom to probe, report or drop; those without need are left out.
         """
-        uneasy = list(self._uneasy)
-        alive = len(members) - sum(
-            members[p].detector.condition is not Condition.ALIVE for p in uneasy
-        )
-        stretch = stretch_of(len(members))
         now_monitored = frozenset(monitored)
         dropped = self._monitored - now_monitored
         self._monitored = now_monitored
+        due = sorted({*self._uneasy, *now_monitored, *dropped, *self._in_turn(ring)})
+        return self._run(members, due, now_s)
+
+    def check_one(
+        self,
+        members: Mapping[PeerId, MemberEntry],
+        peer: PeerId,
+        now_s: float,
+        monitored: Collection[PeerId],
+    ) -> list[tuple[PeerId, Verdict]]:
+        """Run the detector of one; arguments and result as for `check`."""
+        if peer in monitored:
+            self._monitored |= {peer}
+        return self._run(members, (peer,), now_s)
+
+    def _run(
+        self, members: Mapping[PeerId, MemberEntry], due: Sequence[PeerId], now_s: float
+    ) -> list[tuple[PeerId, Verdict]]:
+        alive = len(members) - sum(
+            members[p].detector.condition is not Condition.ALIVE for p in self._uneasy
+        )
+        stretch = stretch_of(len(members))
         verdicts: list[tuple[PeerId, Verdict]] = []
-        for peer in sorted({*uneasy, *now_monitored, *dropped, *self._in_turn(ring)}):
+        for peer in due:
             entry = members.get(peer)
             if entry is None:
                 continue
             detector = entry.detector
             others = alive - (detector.condition is Condition.ALIVE)
             verdict = detector.check(
-                now_s, monitored=peer in now_monitored, witnesses=others, stretch=stretch
+                now_s, monitored=peer in self._monitored, witnesses=others, stretch=stretch
             )
             if verdict is Verdict.NOTHING and peer not in self._uneasy:
                 continue
@@ -104,8 +122,7 @@ class Liveness:
     def _in_turn(self, ring: Sequence[PeerId]) -> Sequence[PeerId]:
         if len(ring) <= CHECKED_AT_ONCE:
             return ring
-        count = max(2, len(ring) // CHECKS_PER_ROUND)
-        start, self._next_check = self._next_check, self._next_check + count
+        start, self._next_check = self._next_check, self._next_check + IN_TURN
         if self._next_check >= len(ring):
             self._next_check = 0
-        return ring[start : start + count]
+        return ring[start : start + IN_TURN]

@@ -36,7 +36,7 @@ from helix_p2p.membership.effects import MemberMessage
 from helix_p2p.membership.election import Election
 from helix_p2p.membership.exclusion import Exclusion
 from helix_p2p.membership.following import Following
-from helix_p2p.membership.gossip import RUMOURS_PER_MESSAGE, Gossip
+from helix_p2p.membership.gossip import GONE_PER_MESSAGE, RUMOURS_PER_MESSAGE, Gossip
 from helix_p2p.membership.office import Office
 from helix_p2p.membership.outbox import Effects, Outbox
 from helix_p2p.membership.own import MemberConfig, OwnState
@@ -52,6 +52,9 @@ from helix_p2p.planning.plan import Placement, SignedPlan
 from helix_p2p.types import LayerRange, PeerId
 
 NEWS_TAKEN = 64
+OPEN_BELIEVES_FROM = 64
+"""In an open swarm identities cost nothing, so everyone is pinged before it counts; but with more
+members than this no newcomer can be pinged by all."""
 
 
 class Member:
@@ -83,7 +86,9 @@ class Member:
             self.trust.admit,
             timing,
             config.most_members,
-            config.ping_everyone_up_to if config.root_public_key is not None else None,
+            config.ping_everyone_up_to
+            if config.root_public_key is not None
+            else OPEN_BELIEVES_FROM,
         )
         self.adoption = Adoption(config.swarm, self._validate, timing, config.high_water)
         self.election = Election(me, timing, rng, now.s)
@@ -110,6 +115,7 @@ class Member:
             config, self.view, self.adoption, self.election, self._duty, self._talk, out, now
         )
         self._attendance = Attendance(
+            me,
             config.swarm,
             self.view,
             self._gossip,
@@ -183,6 +189,11 @@ class Member:
         if own is not None:
             serving[self._me] = own
         return serving
+
+    def serving_of(self, peer: PeerId) -> LayerRange | None:
+        """Which layers may be routed over at one peer, or this one."""
+        own = self._voice.announcement.routable
+        return own if peer == self._me else self.view.serving_of(peer)
 
     @property
     def serving_version(self) -> tuple[int, LayerRange | None]:
@@ -349,6 +360,8 @@ class Member:
             asked = self._questions.worth(words, self.view, self._voice.word, now.s)
             if asked:
                 self._out.send(peer, m.GetMembers(asked))
+        if message.gone:
+            self._attendance.lost_elsewhere(peer, message.gone[:GONE_PER_MESSAGE], now)
         for record in message.rumours[:RUMOURS_PER_MESSAGE]:
             self._attendance.learn(record, peer, now)
         if message.lease is not None:

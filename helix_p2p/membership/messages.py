@@ -57,6 +57,7 @@ class Ping:
         beat: Number of the latest lease that the sender holds; 0 for none.
         revocations: Serial of the root's list that the sender holds; -1 for none. Whoever holds a
             newer one sends it.
+        gone: The last words of members that the sender lost lately; in large swarms.
     """
 
     epoch: int
@@ -70,6 +71,7 @@ class Ping:
     news: Words = ()
     beat: int = 0
     revocations: int = -1
+    gone: Words = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class Pong:
     news: Words = ()
     beat: int = 0
     revocations: int = -1
+    gone: Words = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,9 @@ from helix_p2p.membership.view import MembershipView
 from helix_p2p.planning.plan import Placement, SignedPlan
 from helix_p2p.types import PeerId
 
+BEATS_PASSED_ON = 3
+"""In a large swarm a new beat is passed on to so many, so that all have it in time."""
+
 
 class Office:
     """See the module's description.
@@ -57,6 +60,7 @@ class Office:
         self._out = out
         self._changed_s = now.s
         self._heard_s: float | None = None
+        self._pass_on_s = now.s
 
     @property
     def held(self) -> bool:
@@ -106,7 +110,10 @@ class Office:
             SignatureError, DecodeError: It is not a beat of this swarm.
         """
         held, swarm = self.held, self._config.swarm
-        self._election.on_beat(record, swarm, self._view.candidates, now.s, direct=direct)
+        fresh = self._election.on_beat(record, swarm, self._view.candidates, now.s, direct=direct)
+        if fresh and self._talk.among_many and now.s >= self._pass_on_s:
+            self._pass_on_s = now.s + self._config.timing.beat_s / 2
+            self._out.tell(self._talk.some(BEATS_PASSED_ON), m.Beat(record))
         if held and not self.held:
             self._stepped_down("another candidate goes first")
 

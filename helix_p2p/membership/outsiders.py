@@ -10,8 +10,10 @@ after a few silent pings, and who is gone is forgotten after ten minutes.
 """
 
 from dataclasses import dataclass
+from itertools import islice
 
 from helix_p2p.cluster.announcement import Announcement
+from helix_p2p.identity import Signed
 from helix_p2p.membership.timing import MembershipTiming
 from helix_p2p.types import PeerId
 
@@ -35,6 +37,8 @@ class _Gone:
 @dataclass(slots=True)
 class _Contact:
     order: WordOrder
+    record: Signed
+    issued_unix_s: float
     addresses: tuple[str, ...]
     asked_s: float | None = None
     tries: int = 0
@@ -62,18 +66,26 @@ class Outsiders:
         contact = self._contacts.get(peer)
         return contact.order if contact is not None else None
 
-    def meet(self, peer: PeerId, said: Announcement) -> None:
+    def meet(self, peer: PeerId, record: Signed, said: Announcement) -> None:
         """A record of it was seen; while there is room, it is a contact."""
         if len(self._contacts) < self._most:
-            self._contacts[peer] = _Contact(said.order, said.addresses)
+            issued_unix_s = said.issued_unix_s
+            self._contacts[peer] = _Contact(said.order, record, issued_unix_s, said.addresses)
 
     def drop_contact(self, peer: PeerId) -> None:
         """It could not be reached."""
         self._contacts.pop(peer, None)
 
+    def young(self, unix_s: float, age_s: float, most: int) -> list[Signed]:
+        """Records of contacts that were signed at most so long ago."""
+        young = (c.record for c in self._contacts.values() if abs(unix_s - c.issued_unix_s) < age_s)
+        return list(islice(young, most)) if self._contacts else []
+
     def contacts_to_ping(self, now_s: float, most: int) -> list[PeerId]:
         """Whom to ping now; each once a period, and given up after a few silent ones."""
         due: list[PeerId] = []
+        if not self._contacts:
+            return due
         for peer, contact in list(self._contacts.items()):
             if contact.asked_s is not None and now_s - contact.asked_s < self._timing.ping_s:
                 continue

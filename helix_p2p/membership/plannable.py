@@ -11,8 +11,8 @@ PLANNABLE = frozenset({PeerState.STANDBY, PeerState.LOADING, PeerState.SERVING})
 """States in which a peer may be given layers."""
 WEIGHTY_CHANGE = 0.2
 """Memory or speed that changes by less than this is not worth a new plan."""
-USED_UP_TO_S, USED_AHEAD_S = 800.0, 45.0
-"""Plans may use words of up to 900 s, and of clocks that are at most 60 s ahead."""
+USED_UP_TO_S, USED_AHEAD_S = 3500.0, 45.0
+"""Plans may use words of up to 3600 s, and of clocks that are at most 60 s ahead."""
 
 
 def of_usable_age(said: Announcement, unix_s: float) -> bool:
@@ -28,6 +28,13 @@ def weighty_change(old: Announcement, new: Announcement) -> bool:
         return True
     if old.held != new.held or _doubted(old) != _doubted(new):
         return True
+    if (old.memory_bytes, old.uplink_bytes_per_s, old.downlink_bytes_per_s, old.speed) == (
+        new.memory_bytes,
+        new.uplink_bytes_per_s,
+        new.downlink_bytes_per_s,
+        new.speed,
+    ):
+        return False
     pairs: list[tuple[float | None, float | None]] = [
         (old.memory_bytes, new.memory_bytes),
         (old.uplink_bytes_per_s, new.uplink_bytes_per_s),

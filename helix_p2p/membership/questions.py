@@ -35,8 +35,8 @@ class Questions:
     ) -> tuple[bytes, ...]:
         """Those of the mentioned words to ask for now; they count as asked."""
         asked: list[bytes] = []
-        for word in words:
-            if word in self._known or word == ours or view.peer_of(word) is not None:
+        for word in view.unknown(words):
+            if word in self._known or word == ours:
                 continue
             if now_s - self._asked_s.get(word, -self._again_s) < self._again_s:
                 continue

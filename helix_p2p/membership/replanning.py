@@ -2,8 +2,8 @@
 
 A swarm of a thousand loses somebody every few seconds. Planning each time would keep the solver
 busy and everyone loading; routing goes round the lost peer anyway. So what changes less than a
-fiftieth of the plan waits for more of its kind: a moment in a small swarm, half a minute in a large
-one.
+twentieth of the plan waits for more of its kind: a moment in a small swarm, half a minute to
+two in a large one.
 
 What a change asks for is a repair, which is quick. When all is calm again the planner looks for
 something better, which takes longer and gives way to the next change.
@@ -14,8 +14,10 @@ assigns layers to a peer that has gone since is not published.
 
 from helix_p2p.membership.timing import MembershipTiming
 
-CALM_MEMBERS = 500
-LEAST_CHANGE = 0.02
+CALM_MEMBERS = 250
+MOST_CALM = 4.0
+"""A plan goes to everyone, and some move by it: among thousands every two minutes is enough."""
+LEAST_CHANGE = 0.05
 
 
 class Desk:
@@ -50,7 +52,7 @@ class Desk:
         if self._asked_s is None:
             self._asked_s, self._changes = now_s, 0
         self._changes += 1
-        timing, calm = self._timing, min(1.0, members / CALM_MEMBERS)
+        timing, calm = self._timing, min(MOST_CALM, members / CALM_MEMBERS)
         if self._changes > LEAST_CHANGE * members:
             calm = 0.0
         wait_s = timing.replan_s + calm * (timing.replan_calm_s - timing.replan_s)

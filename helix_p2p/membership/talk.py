@@ -86,6 +86,15 @@ class Talk:
         """Whom to tell what everyone is to know."""
         return self._gossip.targets(self._view.ring)
 
+    @property
+    def among_many(self) -> bool:
+        """Whether not everyone is pinged."""
+        return self._gossip.is_large(self._view.ring)
+
+    def some(self, most: int) -> list[PeerId]:
+        """Whom to tell at once what is quickly known by all if everyone tells some."""
+        return self._gossip.some(self._view.ring, most)
+
     def ping(self, peer: PeerId, now: Now) -> SendTo:
         """A ping, to be answered."""
         number = self._gossip.ping_sent(peer, now.s)
@@ -195,6 +204,7 @@ class Talk:
             seen=b"" if asks_anew or entry is None else entry.word,
             news=news,
             beat=beat,
+            gone=self._gossip.gone() if news else (),
         )
 
     def _news(self, to: PeerId) -> tuple[tuple[Signed, ...], tuple[bytes, ...]]:
@@ -207,5 +217,4 @@ class Talk:
         if self._turn >= len(ring):
             self._turn = 0
         told = [*self._gossip.rumours(to, NEWS_PER_MESSAGE), *ring[start : self._turn or None]]
-        entries = (self._view.get(peer) for peer in told if peer != to)
-        return (), tuple(entry.word for entry in entries if entry is not None)
+        return (), self._view.words_of(told, to)

@@ -12,13 +12,14 @@ on this reader's monotonic clock; nobody is a member and an outsider at once.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from statistics import median
 
 from helix_p2p.cluster.announcement import (
     PROTOCOL_VERSION,
+    WORD_BYTES,
     Announcement,
     PeerState,
     content_of,
@@ -36,6 +37,7 @@ from helix_p2p.membership.timing import MembershipTiming, Now
 from helix_p2p.types import LayerRange, PeerId
 
 OFFSET_KEPT_S = 1.0
+OFFSET_STRETCH_MEMBERS = 16
 YOUNG_S = 45.0
 """A record is signed anew every 30 s; who died since is found out by those who watch it."""
 READMIT_S = 60.0
@@ -80,7 +82,7 @@ class MembershipView:
         most_members: More are not kept.
         many: In swarms larger than this a record that is young enough makes its owner a member;
             there everyone is watched by some, and not each newcomer can be pinged by all. None
-            never believes a record alone: in an open swarm, identities cost nothing.
+            never believes a record alone.
     """
 
     def __init__(
@@ -132,12 +134,31 @@ class MembershipView:
         """Whose word this is; None when it is not known (any more)."""
         return self._words.get(word)
 
+    def words_of(self, peers: Iterable[PeerId], to: PeerId) -> tuple[bytes, ...]:
+        """The words of those of the peers that are members, for one of them to hear."""
+        members = self._members
+        told = [members[p].content for p in peers if p in members and p != to]
+        return tuple([content[:WORD_BYTES] for content in told])
+
+    def unknown(self, words: Iterable[bytes]) -> list[bytes]:
+        """Those of the words that are no member's."""
+        known = self._words
+        return [word for word in words if word not in known]
+
     def contacts_to_ping(self, now_s: float, most: int) -> list[PeerId]:
         """Peers of whom only a record is known; a ping shows whether they live.
 
         Each is pinged once a period, and given up after a few silent ones.
         """
         return self._outsiders.contacts_to_ping(now_s, most)
+
+    def believable(self, now: Now, most: int) -> list[Signed]:
+        """Records of contacts that so large a swarm believes; they are to be learned again."""
+        return self._outsiders.young(now.unix_s, YOUNG_S, most) if self._believes else []
+
+    @property
+    def _believes(self) -> bool:
+        return self._many is not None and len(self._members) >= self._many
 
     def lost_to_ping(self, most: int) -> list[PeerId]:
         """Members that fell silent, in turn: when a partition heals, someone has to call first."""
@@ -231,11 +252,11 @@ class MembershipView:
         heard_only = self._outsiders.heard_only(peer)
         rises = seen is not None and said.order > seen
         age_s = now.unix_s - said.issued_unix_s
-        young = self._many is not None and len(self) >= self._many and abs(age_s) < YOUNG_S
+        young = self._believes and abs(age_s) < YOUNG_S
         if not direct and (heard_only or not (rises or young)):
             if seen is not None and not rises:
                 return Learned(News.NOTHING, said)
-            self._outsiders.meet(peer, said)
+            self._outsiders.meet(peer, record, said)
             return Learned(News.CONTACT, said)
         if len(self._members) >= self._most_members:
             raise RecordRejected(f"more than {self._most_members} members are not kept")
@@ -291,6 +312,13 @@ class MembershipView:
         """
         self._now_s, self._unix_s = now.s, now.unix_s
         return self._liveness.check(self._members, self._ring, now.s, monitored)
+
+    def check_one(
+        self, peer: PeerId, now: Now, monitored: Collection[PeerId]
+    ) -> list[tuple[PeerId, Verdict]]:
+        """Likewise for one member."""
+        self._now_s, self._unix_s = now.s, now.unix_s
+        return self._liveness.check_one(self._members, peer, now.s, monitored)
 
     def link_lost(self, peer: PeerId, now_s: float) -> bool:
         """A stream to a member broke; whether it is a member."""
@@ -354,6 +382,10 @@ class MembershipView:
         """Which layers are loaded where, at members that are not under suspicion."""
         return dict(self._liveness.serving)
 
+    def serving_of(self, peer: PeerId) -> LayerRange | None:
+        """What `serving` says of one member."""
+        return self._liveness.serving.get(peer)
+
     @property
     def serving_version(self) -> int:
         """Rises whenever `serving` gives something else."""
@@ -377,7 +409,9 @@ class MembershipView:
         if self._now_s >= self._offset_until_s or self._offset_s is None:
             seen = [entry.skew_s for entry in self if entry.skew_s is not None]
             self._offset_s = median(seen) if len(seen) >= 2 else None
-            self._offset_until_s = self._now_s + OFFSET_KEPT_S * stretch_of(len(self))
+            self._offset_until_s = self._now_s + OFFSET_KEPT_S * stretch_of(
+                len(self), OFFSET_STRETCH_MEMBERS
+            )
         return self._offset_s
 
     def plannable(self) -> list[MemberEntry]:

@@ -66,7 +66,7 @@ class PlanRules:
     swarm: str
     may_plan: Callable[[PeerId, Announcement], bool] = may_plan_by_word
     may_serve: Callable[[PeerId, Announcement], bool] | None = None
-    announcement_age_s: float = 900.0
+    announcement_age_s: float = 3600.0
     clock_skew_s: float = 60.0
 
 

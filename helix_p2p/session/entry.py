@@ -99,6 +99,11 @@ class EntryMachine:
         """What finished lately, for whoever checks it (routing/recheck.py)."""
 
     @property
+    def idle(self) -> bool:
+        """Whether nobody's generation is here."""
+        return not self._line.all
+
+    @property
     def running(self) -> int:
         """Generations on a pipeline."""
         return len(self._line.all) - len(self._line.waiting)

@@ -88,6 +88,11 @@ class StageMachine(Generic[P]):
         self._inbox = self._steps.inbox
 
     @property
+    def idle(self) -> bool:
+        """Whether it holds nothing for anyone."""
+        return not len(self._sessions) and not len(self._reuse)
+
+    @property
     def sessions(self) -> int:
         """Open sessions."""
         return len(self._sessions)

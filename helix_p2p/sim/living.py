@@ -34,6 +34,7 @@ from helix_p2p.planning.plan import Placement, SignedPlan
 from helix_p2p.planning.validate import PlanRules, validate
 from helix_p2p.planning.work import Work, carry_out
 from helix_p2p.routing.admission import KvLedger
+from helix_p2p.session.messages import Generate
 from helix_p2p.sim.helix.setup import HelixSetup, StageSetup, time_tables
 from helix_p2p.sim.native.engine import BrokenInvariant
 from helix_p2p.sim.native.peer import SimPeer
@@ -45,6 +46,7 @@ START_UNIX_S = 1_800_000_000.0
 MEMBER_TICK_S = 0.5
 DIAL_FAILS_S = 0.02
 LINK_KEPT_S = 30.0
+LEAST_LINKS = 64
 BOOT_S = 10.0
 """Within which a swarm is switched on."""
 LOOK_UP_S = 0.3
@@ -83,9 +85,19 @@ class _Mind:
     weights: set[int] = field(default_factory=set)
     target: LayerRange | None = None
     order: PlanOrder | None = None
+    followed: Placement | None = None
+    routed: Placement | None = None
     runs: int = 0
     linked: dict[PeerId, float] = field(default_factory=dict)
     seen: tuple[object, ...] = ()
+    prune_at: int = LEAST_LINKS
+
+    def link(self, other: PeerId, now_s: float) -> None:
+        """Who said something keeps its stream for a while, and sees this peer's end."""
+        self.linked[other] = now_s
+        if len(self.linked) > self.prune_at:
+            self.linked = {p: s for p, s in self.linked.items() if now_s - s <= LINK_KEPT_S}
+            self.prune_at = max(LEAST_LINKS, 2 * len(self.linked))
 
 
 @cache
@@ -115,13 +127,15 @@ class LivingSwarm(ServingSwarm):
     ) -> None:
         self.model = model
         self.said_bytes: Counter[str] = Counter()
-        self.member_messages = 0
+        self.said: Counter[str] = Counter()
+        self.crashed = 0
         self.solved = self.searched = 0
         self.plans_adopted = 0
         self._where = replay_hint or f"seed {seed}"
         self._rng = Random(f"living {seed}")
         self._directory: dict[tuple[str, str], tuple[bytes, float]] = {}
         self._plan_rules = PlanRules(model=model, swarm=SWARM)
+        self._ranges: tuple[Placement, dict[PeerId, LayerRange]] | None = None
         self._checked: dict[bytes, HelixError | None] = {}
         self.minds = {
             identity_of(n).peer_id: _Mind(identity_of(n), each) for n, each in enumerate(hardware)
@@ -151,14 +165,23 @@ class LivingSwarm(ServingSwarm):
         return peer
 
     def look_around(self) -> None:
-        """Every peer sees what its own membership knows."""
+        """Every peer that serves clients sees what its own membership knows."""
         for peer in list(self.peers.values()):
-            self._see(peer)
+            if not peer.entry.idle:
+                self._see(peer)
+
+    def _on_generate(self, peer: SimPeer, request: Generate) -> None:
+        self._see(peer)
+        super()._on_generate(peer, request)
 
     def _see(self, peer: SimPeer) -> None:
+        """What a node does at each change; here only where somebody asks, which is the same."""
         mind = self.minds[peer.me]
         member = mind.member
         if peer.alive and member is not None:
+            if mind.followed is not mind.routed and mind.followed is not None:
+                mind.routed = mind.followed
+                peer.router.follow(mind.followed)
             epoch = member.plan.plan.epoch if member.plan is not None else 0
             known = (member, member.serving_version, epoch)
             if known == mind.seen:
@@ -170,8 +193,10 @@ class LivingSwarm(ServingSwarm):
         """SIGKILL, of its membership too; its disk and its weights stay."""
         if self.peers[name].alive:
             super().crash(name)
+            self.crashed += 1
             mind = self.minds[name]
             mind.member, mind.target = None, None
+            mind.followed, mind.routed, mind.seen = None, None, ()
             mind.runs += 1
 
     def restart(self, name: PeerId) -> None:
@@ -219,7 +244,8 @@ class LivingSwarm(ServingSwarm):
             return
         if not self.peers[name].hung:
             self._act(name, mind.member.tick(self._now(mind)))
-            self._see(self.peers[name])
+            if not self.peers[name].entry.idle:
+                self._see(self.peers[name])
         self.time.after(MEMBER_TICK_S, self._beat, name, run)
 
     def _announce(self, name: PeerId, state: PeerState) -> None:
@@ -291,26 +317,16 @@ class LivingSwarm(ServingSwarm):
             return
         size = len(codec.encode(message))
         self.said_bytes[type(message).__name__] += size
-        self.member_messages += 1
-        self._link(name, to)
-        self._link(to, name)
-        self.network.post(
-            name,
-            to,
-            size,
-            self._call,
-            to,
-            other.runs,
-            lambda m, now: m.on_message(name, message, now),
-        )
+        self.said[type(message).__name__] += 1
+        other.link(name, self.time.now_s)
+        self.network.post(name, to, size, self._hear, to, other.runs, name, message)
 
-    def _link(self, name: PeerId, other: PeerId) -> None:
-        """Two peers that talked keep their stream for a while, and see each other's end."""
-        linked, now_s = self.minds[name].linked, self.time.now_s
-        linked.pop(other, None)
-        linked[other] = now_s
-        while now_s - linked[oldest := next(iter(linked))] > LINK_KEPT_S:
-            del linked[oldest]
+    def _hear(self, name: PeerId, run: int, sender: PeerId, message: fx.MemberMessage) -> None:
+        mind = self.minds[name]
+        if mind.member is None or mind.runs != run:
+            return
+        if not self.peers[name].away(self._hear, name, run, sender, message):
+            self._act(name, mind.member.on_message(sender, message, self._now(mind)))
 
     def _store(self, key: str, subkey: str, value: bytes, expires_in_s: float) -> None:
         now_s = self.time.now_s
@@ -351,7 +367,7 @@ class LivingSwarm(ServingSwarm):
     # ── what a plan asks of a peer ───────────────────────────────────────────────────────────
 
     def _adopt(self, name: PeerId, adopted: SignedPlan) -> None:
-        mind, peer = self.minds[name], self.peers[name]
+        mind = self.minds[name]
         if mind.order is not None and adopted.order < mind.order:
             raise BrokenInvariant(f"{self._where}: {name} went back to an older plan")
         if mind.disk is None or HighWater.decode(mind.disk).order < adopted.order:
@@ -360,13 +376,18 @@ class LivingSwarm(ServingSwarm):
         self.plans_adopted += 1
         self.time.note(adopted.hash)
         placement = adopted.plan.placement
-        peer.router.follow(placement)
+        mind.followed = placement
         self.flows = placement.flows
-        target = placement.range_of(name)
+        target = self._ranges_of(placement).get(name)
         if target != mind.target:
             mind.target = target
             self._follow(name, placement)
-        self._see(peer)
+
+    def _ranges_of(self, placement: Placement) -> dict[PeerId, LayerRange]:
+        """By peer; the same for all who adopt it."""
+        if self._ranges is None or self._ranges[0] is not placement:
+            self._ranges = placement, {a.peer: a.layers for a in placement.assignments}
+        return self._ranges[1]
 
     def _follow(self, name: PeerId, placement: Placement) -> None:
         mind, peer = self.minds[name], self.peers[name]
@@ -401,9 +422,9 @@ class LivingSwarm(ServingSwarm):
         mind, peer = self.minds[name], self.peers[name]
         if peer.life != life or mind.target != target or mind.member is None:
             return
-        serving = mind.member.serving()
+        member = mind.member
         complete = all(
-            (held := serving.get(a.peer)) is not None and held.contains(a.layers)
+            (held := member.serving_of(a.peer)) is not None and held.contains(a.layers)
             for a in placement.assignments
         )
         if complete or self.time.now_s >= deadline_s:
@@ -420,7 +441,6 @@ class LivingSwarm(ServingSwarm):
             free = mind.hardware.memory_bytes - self.model.weight_bytes(layers)
             _resize(peer.ledger, free // max(1, self.model.kv_bytes_per_token))
         self._announce(name, state)
-        self._see(peer)
 
     # ── questions ────────────────────────────────────────────────────────────────────────────
 

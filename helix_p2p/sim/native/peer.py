@@ -130,8 +130,10 @@ class SimPeer:
     def tick(self) -> None:
         """Time has passed."""
         now_s = self.now_s
-        self.do(self.entry.tick(now_s))
-        self.do(self.stage.tick(now_s))
+        if not self.entry.idle:
+            self.do(self.entry.tick(now_s))
+        if not self.stage.idle:
+            self.do(self.stage.tick(now_s))
 
     def lose(self, lost: PeerId) -> None:
         """A neighbour's stream broke or fell silent."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from helix_p2p.membership.outsiders import CONTACT_TRIES, LOST_KEPT_S, Outsiders
 from helix_p2p.membership.timing import MembershipTiming
 
-from .makers import announcement, peer
+from .makers import announcement, peer, record
 
 T = MembershipTiming()
 SAID = replace(announcement(sequence=5), addresses=("/ip4/10.0.0.1/tcp/1",))
@@ -13,7 +13,7 @@ SAID = replace(announcement(sequence=5), addresses=("/ip4/10.0.0.1/tcp/1",))
 
 def test_contact_is_pinged_once_a_period_and_given_up_after_some() -> None:
     outsiders = Outsiders(T, 10)
-    outsiders.meet(peer(1), SAID)
+    outsiders.meet(peer(1), record(1, SAID), SAID)
     assert outsiders.addresses_of(peer(1)) == SAID.addresses
     for period in range(CONTACT_TRIES):
         assert outsiders.contacts_to_ping(period * T.ping_s, 9) == [peer(1)]
@@ -25,7 +25,7 @@ def test_contact_is_pinged_once_a_period_and_given_up_after_some() -> None:
 def test_no_more_contacts_than_there_is_room_for() -> None:
     outsiders = Outsiders(T, 2)
     for number in (1, 2, 3):
-        outsiders.meet(peer(number), SAID)
+        outsiders.meet(peer(number), record(number, SAID), SAID)
     assert outsiders.contacts_to_ping(0.0, 9) == [peer(1), peer(2)]
 
 
@@ -55,3 +55,13 @@ def test_no_more_of_the_gone_than_there_is_room_for_and_the_silent_stay_longest(
         outsiders.bury(peer(number), SAID, float(number), heard_only=False)
     known = [number for number in range(1, 9) if outsiders.last_word(peer(number)) is not None]
     assert known == [1, 7, 8]
+
+
+def test_only_young_records_of_contacts_are_believed() -> None:
+    outsiders = Outsiders(T, 10)
+    for number, issued_s in ((1, 0.0), (2, -100.0), (3, 10.0)):
+        said = announcement(issued_s=issued_s)
+        outsiders.meet(peer(number), record(number, said), said)
+    now_s = SAID.issued_unix_s
+    assert {r.signer for r in outsiders.young(now_s, 45.0, 9)} == {peer(1), peer(3)}
+    assert len(outsiders.young(now_s, 45.0, 1)) == 1

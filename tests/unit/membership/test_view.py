@@ -19,13 +19,15 @@ from .makers import MODEL, SPEED, SWARM, announcement, at, peer, record
 T = MembershipTiming()
 
 
-def make(manifest_hash: str = MODEL.manifest_hash, most_members: int = 100) -> MembershipView:
+def make(
+    manifest_hash: str = MODEL.manifest_hash, most_members: int = 100, many: int | None = None
+) -> MembershipView:
     def admit(credentials: bytes, _peer: PeerId, _now_unix_s: float) -> frozenset[Role]:
         if credentials == b"expired":
             raise HandshakeRefused("expired")
         return ALL_ROLES - {Role.PEER} if credentials == b"client" else ALL_ROLES
 
-    return MembershipView(peer(0), SWARM, manifest_hash, admit, T, most_members)
+    return MembershipView(peer(0), SWARM, manifest_hash, admit, T, most_members, many)
 
 
 def learn(view: MembershipView, signed: Signed, s: float = 0.0, *, direct: bool = True) -> News:
@@ -208,7 +210,7 @@ def test_what_is_worth_a_new_plan(change: dict[str, object], weighty: bool) -> N
 
 def test_word_of_another_time_is_not_planned_with() -> None:
     view = make()
-    for number, issued_s in ((1, 0.0), (2, -2000.0), (3, 55.0)):
+    for number, issued_s in ((1, 0.0), (2, -4000.0), (3, 55.0)):
         learn(view, record(number, announcement(issued_s=issued_s)))
     view.check(at(1.0), [])
     assert [entry.peer for entry in view.plannable()] == [peer(1)], "or every plan were invalid"
@@ -227,3 +229,17 @@ def test_young_record_alone_makes_a_member_only_where_it_is_asked_for() -> None:
         old = view.learn(record(3, announcement(issued_s=-60.0)), at(1.0), direct=False)
         assert old is not None
         assert old.news is News.CONTACT
+
+
+def test_a_large_swarm_believes_young_records_of_contacts() -> None:
+    view = make(many=2)
+    first = [record(number, announcement(issued_s=0.0)) for number in (1, 2, 3, 4)]
+    for each in first[2:]:
+        view.learn(each, at(0.0), direct=False)
+    assert view.believable(at(1.0), 9) == [], "two strangers' records are no swarm"
+    for each in first[:2]:
+        view.learn(each, at(1.0), direct=True)
+    for each in view.believable(at(2.0), 9):
+        view.learn(each, at(2.0), direct=False)
+    assert len(view) == 4
+    assert view.believable(at(3.0), 9) == []

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from helix_p2p.cluster.announcement import content_of, open_announcement
+from helix_p2p.cluster.announcement import WORD_LIFE_S, content_of, open_announcement
 from helix_p2p.cluster.snapshot import snapshot_of
 from helix_p2p.errors import PlanRejected
 from helix_p2p.identity import Signed
@@ -34,6 +34,7 @@ from tests.unit.planning.swarms import (
 
 MODEL = make_model()
 RULES = PlanRules(MODEL, SWARM)
+TOO_LATE_S = RULES.announcement_age_s + WORD_LIFE_S + 50.0
 
 
 def make_plan(count: int = 6, seed: int = 1) -> Plan:
@@ -245,10 +246,10 @@ def test_every_record_of_one_content_gives_the_same_verdict() -> None:
         copy = later.signed(make_identity(number), SWARM)
         if content_of(copy, SWARM) == content:
             validate(replace(refers, referred={**others, content: copy}), RULES, NOW_UNIX_S)
-    late, words = by_reference(HONEST, issued_unix_s=NOW_UNIX_S + 1400.0)
+    late, words = by_reference(HONEST, issued_unix_s=NOW_UNIX_S + TOO_LATE_S)
     own = replace(
-        open_announcement(HONEST.announcements[0], SWARM), issued_unix_s=NOW_UNIX_S + 1400.0
+        open_announcement(HONEST.announcements[0], SWARM), issued_unix_s=NOW_UNIX_S + TOO_LATE_S
     ).signed(make_identity(0), SWARM)
     late = signed(replace(late.plan, announcements=(own,)))
     with pytest.raises(PlanRejected, match="s old"):
-        validate(replace(late, referred=words), RULES, NOW_UNIX_S + 1400.0)
+        validate(replace(late, referred=words), RULES, NOW_UNIX_S + TOO_LATE_S)
