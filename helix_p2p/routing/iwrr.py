@@ -7,13 +7,16 @@ shares by at most one of their own turns.
 
 Always: a target that joins late, or was not allowed for a while, starts no earlier than the virtual
 time, so it is neither flooded nor starved; ties go to the smaller name, so equal inputs give equal
-choices.
+choices. A target that is preferred may go before its turn, but never by more than `AHEAD_TURNS` of
+its own turns, and it is charged all the same; so shares hold over any longer run.
 """
 
 from collections.abc import Collection, Mapping
 from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=str)
+
+AHEAD_TURNS = 4.0
 
 
 class InterleavedRoundRobin(Generic[T]):
@@ -40,12 +43,18 @@ class InterleavedRoundRobin(Generic[T]):
         self._weights = dict(weights)
         self._clocks = {t: clock for t, clock in self._clocks.items() if t in weights}
 
-    def choose(self, allowed: Collection[T] | None = None, cost: float = 1.0) -> T | None:
+    def choose(
+        self,
+        allowed: Collection[T] | None = None,
+        cost: float = 1.0,
+        preferred: T | None = None,
+    ) -> T | None:
         """Take the next target and charge it.
 
         Args:
             allowed: Choose only among these; None allows all.
             cost: What the choice costs, e.g. expected tokens.
+            preferred: Taken before its turn, if it is allowed and not too far ahead already.
 
         Returns:
             The target, or None when nothing is allowed.
@@ -61,6 +70,9 @@ class InterleavedRoundRobin(Generic[T]):
         for target, start in starts.items():
             self._clocks[target] = start
         self._now = max(self._now, starts[chosen])
+        if preferred is not None and preferred in starts:
+            ahead = (starts[preferred] - self._now) * self._weights[preferred]
+            chosen = preferred if ahead <= AHEAD_TURNS * cost else chosen
         self._clocks[chosen] = starts[chosen] + cost / self._weights[chosen]
         return chosen
 

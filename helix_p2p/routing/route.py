@@ -134,7 +134,11 @@ class Router:
         return self._step(None, self._ways_of(serving), cost)
 
     def choose(
-        self, entry: PeerId, serving: Mapping[PeerId, LayerRange], cost: float = 1.0
+        self,
+        entry: PeerId,
+        serving: Mapping[PeerId, LayerRange],
+        cost: float = 1.0,
+        preferred: Route = (),
     ) -> Route | None:
         """A route that starts at `entry`.
 
@@ -142,6 +146,7 @@ class Router:
             entry: Must serve from layer 0.
             serving: What every usable peer serves; masked peers are absent.
             cost: Tokens that the request is expected to take.
+            preferred: A way that it would rather go, as far as turns allow (`iwrr.py`).
 
         Returns:
             The route, or None when there is none.
@@ -155,7 +160,10 @@ class Router:
         route = [Hop(entry, held)]
         while route[-1].layers.end < self._layers:
             at = route[-1]
-            chosen = self._step(at.peer, ways, cost)
+            number = len(route)
+            on_way = preferred[:number] == tuple(route) and number < len(preferred)
+            wanted = preferred[number].peer if on_way else None
+            chosen = self._step(at.peer, ways, cost, wanted)
             if chosen is None:
                 return None
             route.append(self._hop(chosen, at.layers.end, serving[chosen].end))
@@ -173,13 +181,15 @@ class Router:
             self._ways = _Ways(serving, self._layers, self._edges)
         return self._ways
 
-    def _step(self, source: PeerId | None, ways: _Ways, cost: float) -> PeerId | None:
+    def _step(
+        self, source: PeerId | None, ways: _Ways, cost: float, preferred: PeerId | None = None
+    ) -> PeerId | None:
         allowed, planned = ways.onward(source)
         if planned:
-            return self._planned[source].choose(allowed, cost)
+            return self._planned[source].choose(allowed, cost, preferred)
         if not allowed:
             return None
         spare = self._spare.setdefault(source, InterleavedRoundRobin())
         if spare.weights.keys() != allowed:
             spare.set_weights(dict.fromkeys(sorted(allowed), 1.0))
-        return spare.choose(allowed, cost)
+        return spare.choose(allowed, cost, preferred)

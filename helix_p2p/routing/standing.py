@@ -60,19 +60,22 @@ class Standing:
         self.serving, self._hosts, self.epoch = serving, hosts, epoch
         return moved
 
-    def route(self, avoid: frozenset[PeerId], tokens: int, now_s: float) -> Route | None:
+    def route(
+        self, avoid: frozenset[PeerId], tokens: int, now_s: float, preferred: Route = ()
+    ) -> Route | None:
         """A route for a generation; None when there is none now.
 
         Args:
             avoid: Whom its client would rather not meet again.
             tokens: Positions that it can reach.
             now_s: Now.
+            preferred: Where stages may have kept its beginning.
         """
         masked = self._failed.masked(now_s) | self._full.masked(now_s)
         usable = {p: held for p, held in self.serving.items() if p not in masked}
 
         def choose(serving: Mapping[PeerId, LayerRange]) -> Route | None:
-            return self._router.choose(self._me, serving, float(tokens))
+            return self._router.choose(self._me, serving, float(tokens), preferred)
 
         for without in dict.fromkeys((avoid | self._slow.slow(now_s), avoid)):
             rest = {p: held for p, held in usable.items() if p == self._me or p not in without}

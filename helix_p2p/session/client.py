@@ -92,6 +92,10 @@ class ClientSession:
     # ── what the caller may look at ────────────────────────────────────────────────────────────
 
     @property
+    def _known(self) -> tuple[int, ...]:
+        return (*self.request.prompt, *self._tokens)
+
+    @property
     def tokens(self) -> tuple[int, ...]:
         """The answer so far."""
         return tuple(self._tokens)
@@ -169,7 +173,7 @@ class ClientSession:
         """The shared `EntryChoice` has a new view; a waiting session may find someone new in it."""
         if self._state is not _State.WAITING:
             return []
-        fresh = self._choice.pick(now_s, self._tried)
+        fresh = self._choice.pick(now_s, self._tried, self._known)
         return [] if fresh is None else self._ask(fresh, now_s)
 
     def on_tick(self, now_s: float) -> list[Effect]:
@@ -297,7 +301,7 @@ class ClientSession:
         return [RefreshView(), *self._next_peer(now_s)]
 
     def _next_peer(self, now_s: float) -> list[Effect]:
-        peer = self._choice.pick(now_s, self._tried)
+        peer = self._choice.pick(now_s, self._tried, self._known)
         if peer is None and not self._tried:
             peer = self._choice.pick_last_resort()
         if peer is not None:
@@ -350,6 +354,8 @@ class ClientSession:
     ) -> list[Effect]:
         self._state = _State.ENDED
         self._choice.over(self._session)
+        if finished is not None and self._peer is not None:
+            self._choice.answered(self._known, self._peer)
         return [Ended(finished, error)]
 
     # ── time ───────────────────────────────────────────────────────────────────────────────────

@@ -316,7 +316,8 @@ class EntryMachine:
         while line.waiting and line.opening < self._pace.most and self._pipelines.has_room:
             generation = line.next()
             avoid = frozenset(generation.request.avoid)
-            route = self._standing.route(avoid, generation.kv_tokens, now_s)
+            familiar = self._pipelines.familiar(generation)
+            route = self._standing.route(avoid, generation.kv_tokens, now_s, familiar)
             if route is None:
                 break
             effects += self._open(generation, route, now_s)

@@ -6,10 +6,11 @@ weights, so that a thousand one-shot clients spread the way one long-lived clien
 
 Always: only peers that announce that they serve a range starting at 0 are picked; peers to which
 the plan gives no flow come after all others; a masked peer is picked only as the last resort, and
-one that has become slow only where all others are masked.
+one that has become slow only where all others are masked; who answered a conversation's earlier
+turns is preferred as far as shares allow.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -18,10 +19,15 @@ from helix_p2p.planning.plan import Placement
 from helix_p2p.routing.iwrr import InterleavedRoundRobin
 from helix_p2p.routing.masks import Masks
 from helix_p2p.routing.slowness import SlowPeers
+from helix_p2p.session.familiar import Familiar
+from helix_p2p.session.prefixes import chain_of
 from helix_p2p.types import PeerId, SessionId
 
 SHORTEST_MASK_S = 4.0
 """A peer that failed is left alone this long: about the time the swarm needs to see it gone."""
+
+_ANYBODY = PeerId("")
+"""Chains that stay in a client need no owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +66,17 @@ def entry_candidates(
 
 
 class EntryChoice:
-    """Picks entry peers for all sessions of one client."""
+    """Picks entry peers for all sessions of one client.
 
-    def __init__(self, random: Random) -> None:
+    Args:
+        random: For the first turn.
+        remembers: Whether conversations go back to the entry peer that they know.
+    """
+
+    def __init__(self, random: Random, *, remembers: bool = True) -> None:
         self._random = random
+        self._remembers = remembers
+        self._familiar: Familiar[PeerId] = Familiar()
         self._candidates: dict[PeerId, EntryCandidate] = {}
         self._turns: InterleavedRoundRobin[PeerId] = InterleavedRoundRobin()
         self._masks: Masks[PeerId] = Masks(shortest_s=SHORTEST_MASK_S)
@@ -106,17 +119,31 @@ class EntryChoice:
         """A peer's part of an answer is over."""
         self._slow.over(session)
 
-    def pick(self, now_s: float, exclude: Collection[PeerId] = ()) -> PeerId | None:
-        """The next entry peer that is neither masked nor excluded, rather not a slow one."""
+    def answered(self, tokens: Sequence[int], peer: PeerId) -> None:
+        """A conversation so far, prompt and answer, and the entry peer that gave the answer."""
+        if self._remembers:
+            self._familiar.remember(chain_of(b"", _ANYBODY, tokens), peer)
+
+    def pick(
+        self, now_s: float, exclude: Collection[PeerId] = (), tokens: Sequence[int] = ()
+    ) -> PeerId | None:
+        """The next entry peer that is neither masked nor excluded, rather not a slow one.
+
+        Args:
+            now_s: Now.
+            exclude: Whom not to pick.
+            tokens: What is to be fed there.
+        """
         masked = self.masked(now_s)
         usable = {p for p in self._candidates if p not in masked and p not in exclude}
-        return self._next(usable - self._slow.slow(now_s) or usable)
+        known = self._familiar.find(chain_of(b"", _ANYBODY, tokens)) if self._familiar else None
+        return self._next(usable - self._slow.slow(now_s) or usable, known)
 
     def pick_last_resort(self) -> PeerId | None:
         """The next entry peer, masked or not; None only when none is known."""
         return self._next(set(self._candidates))
 
-    def _next(self, allowed: set[PeerId]) -> PeerId | None:
+    def _next(self, allowed: set[PeerId], preferred: PeerId | None = None) -> PeerId | None:
         planned = {peer for peer in allowed if self._candidates[peer].weight > 0}
         allowed = planned or allowed
         if allowed and not self._started:
@@ -124,4 +151,4 @@ class EntryChoice:
             order = sorted(allowed)
             weights = [self._turns.weights[peer] for peer in order]
             allowed = {self._random.choices(order, weights)[0]}
-        return self._turns.choose(allowed)
+        return self._turns.choose(allowed, preferred=preferred)

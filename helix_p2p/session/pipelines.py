@@ -14,6 +14,7 @@ from random import Random
 from helix_p2p.routing.route import Route
 from helix_p2p.session import frames
 from helix_p2p.session.effects import Send
+from helix_p2p.session.familiar import Familiar
 from helix_p2p.session.generation import EntryLimits, Generation
 from helix_p2p.session.prefill_window import PrefillWindow
 from helix_p2p.session.prefixes import PREFIX_BLOCK_TOKENS, PREFIX_HASH_BYTES, chain_of
@@ -38,6 +39,7 @@ class Pipelines:
         self._by_name: dict[SessionId, Generation] = {}
         self._windows = DecodeWindows()
         self._prefills = PrefillWindow()
+        self._familiar: Familiar[Route] = Familiar()
 
     @property
     def has_room(self) -> bool:
@@ -63,6 +65,13 @@ class Pipelines:
         """The generation that stages call so in this attempt; what is older is nobody's."""
         generation = self._by_name.get(name)
         return generation if generation is not None and generation.attempt == attempt else None
+
+    def familiar(self, generation: Generation) -> Route:
+        """Where stages may have kept a prompt's beginning; empty where nobody did."""
+        if not self._familiar:
+            return ()
+        self._hash(generation)
+        return self._familiar.find(generation.chain) or ()
 
     def open(self, generation: Generation, route: Route, width: int, epoch: int) -> list[Send]:
         """Reserve every stage of a route.
@@ -137,6 +146,7 @@ class Pipelines:
         self._by_name.pop(generation.name, None)
         if keep:
             self._hash(generation)
+            self._familiar.remember(generation.chain, generation.route)
         closings = [s for s in frames.closings(generation, keep=keep) if s.to != lost]
         generation.take(())
         return closings

@@ -130,7 +130,7 @@ class Workload:
         self.swarm = swarm
         self.rng = Random(run.seed)
         self.limits = limits or Limits(patience_s=600.0, refusals=64)
-        self.choice = EntryChoice(Random(run.seed))
+        self.choice = EntryChoice(Random(run.seed), remembers=False)
         self.outcome = Outcome()
         self.running = 0
         self._run = run

@@ -224,6 +224,24 @@ async def test_cancelled_generation_frees_every_stage(tiny):
                 await asyncio.sleep(0.01)
 
 
+async def test_turns_of_chats_go_back_to_the_stages_that_know_them(tiny):
+    folder, _ = tiny
+    async with pipeline(folder, a=(0, 3), b=(3, 6), c=(3, 6), d=(3, 6)) as swarm:
+        chats = [prompt_of(20 + number) for number in range(3)]
+        ends = [swarm.members[PeerId(name)].serving for name in "bcd"]
+        for turn in range(3):
+            before = sum(end.counters.prefill_tokens for end in ends)
+            asked = [swarm.generate(prompt, 12) for prompt in chats]
+            await swarm.client.until_ended(*asked)
+            told = zip(chats, asked, strict=True)
+            chats = [[*prompt, *swarm.client.tokens[session]] for prompt, session in told]
+            chats = [*chats[1:], chats[0]]  # so that taking turns alone would mix them up
+            computed = sum(end.counters.prefill_tokens for end in ends) - before
+            whole = sum(len(chat) - 12 for chat in chats)
+            kept = sum((len(chat) - 13) // 64 * 64 for chat in chats) if turn else 0
+            assert computed == whole - kept
+
+
 async def test_more_sessions_than_the_kv_cache_holds_wait_and_all_finish(tiny):
     folder, model = tiny
     async with pipeline(folder, a=(0, 3), b=(1, 6)) as swarm:

@@ -3,7 +3,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix_p2p.routing.iwrr import InterleavedRoundRobin
+from helix_p2p.routing.iwrr import AHEAD_TURNS, InterleavedRoundRobin
 
 weights_of_targets = st.dictionaries(
     st.sampled_from("abcdef"), st.integers(1, 1000), min_size=1, max_size=6
@@ -19,6 +19,27 @@ def test_shares_follow_weights_within_one_turn(weights, choices):
         for other in weights:
             served = abs(counts[one] / weights[one] - counts[other] / weights[other])
             assert served <= 1 / weights[one] + 1 / weights[other] + 1e-9
+
+
+@given(weights_of_targets, st.lists(st.sampled_from("abcdef"), min_size=1, max_size=400))
+def test_preferences_move_shares_by_a_few_turns_at_most(weights, wanted):
+    wheel = InterleavedRoundRobin[str]()
+    wheel.set_weights(weights)
+    counts = Counter(wheel.choose(preferred=target) for target in wanted)
+    turns = AHEAD_TURNS + 1.5
+    for one in weights:
+        for other in weights:
+            served = abs(counts[one] / weights[one] - counts[other] / weights[other])
+            assert served <= turns / weights[one] + turns / weights[other] + 1e-9
+
+
+def test_preferred_target_goes_first_until_it_is_too_far_ahead():
+    wheel = InterleavedRoundRobin[str]()
+    wheel.set_weights({"a": 1, "b": 1})
+    chosen = [wheel.choose(preferred="b") for _ in range(100)]
+    assert chosen[: int(AHEAD_TURNS)] == ["b"] * int(AHEAD_TURNS)
+    assert abs(chosen.count("a") - 50) <= AHEAD_TURNS
+    assert wheel.choose({"a"}, preferred="b") == "a"
 
 
 def test_equal_weights_alternate():

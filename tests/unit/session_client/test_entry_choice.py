@@ -55,6 +55,17 @@ def test_first_picks_of_many_clients_follow_the_weights():
     assert 260 <= firsts[A] <= 340
 
 
+def test_a_conversation_goes_back_to_the_entry_peer_that_answered_it():
+    one = choice(EntryCandidate(A, 1000), EntryCandidate(B, 1000), seed=1)
+    talk = tuple(range(200))
+    one.pick(0.0, tokens=talk)
+    one.answered(talk, B)
+    assert {one.pick(0.0, tokens=(*talk, *range(9))) for _ in range(3)} == {B}
+    assert one.pick(0.0, exclude={B}, tokens=talk) == A
+    other = Counter(one.pick(0.0, tokens=range(500, 700)) for _ in range(40))
+    assert abs(other[A] - other[B]) <= 4
+
+
 def test_picks_of_one_client_follow_the_weights_exactly():
     one = choice(EntryCandidate(A, 3000), EntryCandidate(B, 1000), seed=1)
     picks = Counter(one.pick(0.0) for _ in range(40))
