@@ -6,10 +6,13 @@ small swarms against networkx and HiGHS, and bad input. `--quick` takes about a 
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
+from statistics import median
 
 from bench.measuring import flow_options, timed, tokens
 from bench.planner_checks import bad_input, small_swarms
@@ -25,11 +28,18 @@ from helix_p2p.planning.coverage import layout_of, value_of
 from helix_p2p.planning.estimate import estimate
 from helix_p2p.planning.flow import route_flow
 from helix_p2p.planning.plan import Assignment, Placement
-from helix_p2p.planning.planner import PlanOptions, plan
+from helix_p2p.planning.planner import Objective, PlanOptions, plan
 from helix_p2p.planning.regions import region_splits
+from helix_p2p.planning.repair import repair
 from helix_p2p.planning.replan import migration
 
 GIB = 2**30
+
+REPAIRS = ((24, 0.05), (200, 0.3), (1000, 1.0))
+"""Peers, and the CPU seconds in which a loss among them is to be repaired."""
+CHANGES = 9
+SEARCHED_PEERS = 64
+"""Up to this many peers each repair is compared with a search from nothing."""
 
 
 def paper_clusters(report: Report, *, quick: bool) -> None:
@@ -227,6 +237,61 @@ def churn(report: Report, *, quick: bool) -> None:
             )
 
 
+def repairs(report: Report, *, quick: bool) -> None:
+    """One loss, one loss and a join, a tenth of both: mended at once from the live plan."""
+    for peers, limit_s in ((24, 0.05), (200, 0.3)) if quick else REPAIRS:
+        with report.guarded("repairs", f"{peers} peers"):
+            before = home_swarm(peers, 1)
+            live = plan(before, flow_options(2.0 if quick else 10.0))
+            for what, gone in _changes(before, 3 if quick else CHANGES).items():
+                _repair_row(report, f"{peers} peers, {what}", live, gone, limit_s)
+
+
+def _changes(before: Snapshot, count: int) -> dict[str, list[Snapshot]]:
+    ones = [churned(before, 1.01 / len(before.peers), seed)[0] for seed in range(3, 3 + count)]
+    lost = [
+        replace(one, peers=tuple(p for p in one.peers if not p.peer.endswith("-new")))
+        for one in ones
+    ]
+    tenths = [churned(before, 0.1, seed)[0] for seed in range(3, 3 + max(1, count // 3))]
+    return {"one lost": lost, "one lost, one joins": ones, "10 % leave and join": tenths}
+
+
+def _repair_row(
+    report: Report, name: str, live: Placement, changed: list[Snapshot], limit_s: float
+) -> None:
+    """The median CPU time, share of the bound and of held layers moved; beside a short search."""
+    took_s, shares, moved, beside = [], [], [], []
+    for after in changed:
+        began_s = time.process_time()
+        made = repair(after, live, PlanOptions(objective=Objective.FLOW))
+        took_s.append(time.process_time() - began_s)
+        there = {profile.peer for profile in after.peers}
+        held = sum(len(a.layers) for a in live.assignments if a.peer in there)
+        shares.append(made.value_mtokens_per_s / made.bound_mtokens_per_s)
+        moved.append(migration(after, live, made).fetched_layers / held)
+        if len(there) <= SEARCHED_PEERS:
+            fresh = plan(after, PlanOptions(objective=Objective.FLOW, steps=300))
+            beside.append(made.value_mtokens_per_s / fresh.value_mtokens_per_s)
+    share, seconds = median(shares), median(took_s)
+    few = "10 %" not in name
+    against = f", {median(beside):.2f} × a search of 300 steps" if beside else ""
+    enough = median(beside) >= 0.95 if beside and few else share >= (0.95 if few else 0.9)
+    report.add(
+        Line(
+            "repairs",
+            name,
+            f"{share:.2%} of the bound (least {min(shares):.2%}){against} in {seconds:.3f} CPU-s, "
+            f"{sum(moved) / len(moved):.2%} of held layers moved (most {max(moved):.2%}); "
+            f"{len(changed)} swarms",
+            f"≥ {0.95 if few else 0.9:.0%}{' of the search' if beside and few else ''}"
+            + (f" in ≤ {limit_s:g} CPU-s" if few else ""),
+            enough and (not few or seconds <= limit_s),
+            {"share": share, "seconds": seconds, "moved": sum(moved) / len(moved)},
+        )
+    )
+
+
 def regions(report: Report, *, quick: bool) -> None:
     """One plan per region against one plan over all."""
     with report.guarded("regions", "200 peers"):
@@ -284,6 +349,7 @@ def main() -> None:
         "clusters": lambda: paper_clusters(report, quick=asked.quick),
         "home": lambda: home_swarms(report, quick=asked.quick),
         "churn": lambda: churn(report, quick=asked.quick),
+        "repairs": lambda: repairs(report, quick=asked.quick),
         "regions": lambda: regions(report, quick=asked.quick),
         "small": lambda: small_swarms(report, quick=asked.quick),
         "bad-input": lambda: bad_input(report),

@@ -25,7 +25,7 @@ from helix_p2p.planning.mending import Ground
 from helix_p2p.planning.moves import fitted
 from helix_p2p.planning.options import Objective, PlanOptions
 from helix_p2p.planning.plan import Placement
-from helix_p2p.planning.planner import SERVED_PEERS
+from helix_p2p.planning.planner import SERVED_PEERS, plan
 from helix_p2p.planning.recreate import Search, fetched_layers, greedy_baseline
 
 LEAST_REPAIR_GAIN = 0.05
@@ -122,11 +122,13 @@ class _Repair:
     capacities: Capacities = field(init=False)
     appraiser: Appraiser = field(init=False)
     bound: int = field(init=False)
+    cover: Layout = field(init=False)
     held: Layout = field(init=False)
     ground: Ground = field(init=False)
 
     def __post_init__(self) -> None:
         self.capacities = capacities_of(self.snapshot)
+        self.cover = some_cover(self.snapshot.model, self.capacities)
         self.bound = upper_bound(self.capacities, self.live.prices)
         self.appraiser = appraiser_of(self.snapshot, self.capacities, self.live, self.options)
         self.held = fitted(self.capacities, layout_of(self.capacities, self.live.assignments))
@@ -138,7 +140,8 @@ class _Repair:
         whole = value_of(self.capacities, self.held) > 0
         found = self._mended(self.held) if whole else self._filled()
         chosen = self._chosen(found, whole) or self._chosen(self._searched(), whole=False)
-        assert chosen is not None, "what everyone computes is legal"
+        if chosen is None:  # links leave nothing that flows; a search looks for it
+            return plan(self.snapshot, self.options, self.live)
         return placement_of(
             self.appraiser,
             chosen,
@@ -233,7 +236,7 @@ class _Repair:
             search.step()
         both = (search.best, self.appraiser.baseline)
         found = [one for one in both if value_of(self.capacities, one) > 0]
-        return found or [some_cover(self.snapshot.model, self.capacities)]
+        return found or [self.cover]
 
     def _chosen(self, layouts: list[Layout], whole: bool) -> Finalist | None:
         """The best legal one; nobody is moved where that gains too little."""

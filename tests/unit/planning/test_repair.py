@@ -127,6 +127,20 @@ def test_a_model_that_does_not_fit_any_more_is_said_to() -> None:
         repair(without(TRIPLE, "a", "b", "c"), live(TRIPLE, HELD), FLOW)
 
 
+def test_a_swarm_of_nobody_is_too_small() -> None:
+    with pytest.raises(SwarmTooSmall):
+        repair(without(TRIPLE, "a", "b", "c", "d"), live(TRIPLE, HELD), FLOW)
+
+
+def test_where_links_leave_no_way_it_is_searched_for() -> None:
+    """The cover that is held has no link between its two parts; another one has."""
+    both = swarm_of(dict.fromkeys("abc", (14, 1.0, 10.0)))
+    held = live(both, {"a": (0, 12), "b": (12, 24)})
+    ways = {(PeerId(x), PeerId(y)): Link(0.01, 1e9) for x, y in ("ac", "ca", "cb", "bc")}
+    apart = replace(both, links=ways, default_link=None)
+    assert repair(apart, held, replace(FLOW, steps=40)).value_mtokens_per_s > 0
+
+
 def test_it_can_be_cancelled() -> None:
     with pytest.raises(Cancelled):
         repair(without(TRIPLE, "c"), live(TRIPLE, HELD), replace(FLOW, cancelled=lambda: True))
