@@ -22,6 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bench.report import Line, Report
 from helix_p2p.engine.architecture import Architecture, dissect
 from helix_p2p.engine.hardware import find_hardware
+from helix_p2p.engine.memory import is_out_of_memory, release_cached
 from helix_p2p.engine.quantised import Quantisation, check_computable, quantised_bytes
 from helix_p2p.engine.torch_engine import EngineConfig
 from helix_p2p.engine.trial import TrialLayers
@@ -81,9 +82,12 @@ def main() -> None:
     ):
         print("bench gpu: there is no GPU here, so nothing was measured", file=sys.stderr)  # noqa: T201
         return
-    hardware = find_hardware(asked.device)
-    dtype = hardware.dtype
-    device = measure_device(hardware.name, torch.device(hardware.device), DTYPES[dtype])
+    try:
+        hardware = find_hardware(asked.device)
+        dtype = hardware.dtype
+        device = measure_device(hardware.name, torch.device(hardware.device), DTYPES[dtype])
+    except (HelixError, RuntimeError) as error:  # no such device, a driver too old, no memory
+        sys.exit(f"bench gpu: {error}")
     report = Report(
         f"One layer on {device.name}, {dtype}: {device.bytes_per_s / 1e9:.0f} GB/s, "
         f"{device.ops_per_s / 1e12:.1f} Tops/s"
@@ -99,8 +103,13 @@ def main() -> None:
                 report.add(line)
         except ConfigError as error:
             report.add(Line(group, "not measured", str(error)))
-        except HelixError as error:
-            report.add(Line(group, "failed", str(error), "no error", holds=False))
+        except (HelixError, RuntimeError) as error:  # one case hides no other
+            release_cached(torch.device(hardware.device))
+            first = (str(error).splitlines() or [""])[0]
+            if is_out_of_memory(error):
+                report.add(Line(group, "not measured", f"no memory for it: {first}"))
+            else:
+                report.add(Line(group, "failed", first, "no error", holds=False))
     if asked.markdown is not None:
         write_markdown(asked.markdown, report)
     sys.exit(report.finish(asked.json))
@@ -170,15 +179,20 @@ def _model(shape: str) -> tuple[Architecture, LlamaForCausalLM]:
 def _timed(device: torch.device, work: object) -> float:
     assert callable(work)
     for repeat in range(2):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        _wait(device)
         began = time.perf_counter()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        _wait(device)
         if repeat:
             return time.perf_counter() - began
     raise AssertionError("unreachable")
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 if __name__ == "__main__":
