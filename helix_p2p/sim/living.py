@@ -21,13 +21,12 @@ from helix_p2p.cluster.announcement import PeerState
 from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.cluster.profile import SpeedProfile
 from helix_p2p.errors import HelixError, RecordRejected
-from helix_p2p.identity import Identity, Signed
+from helix_p2p.identity import Identity
 from helix_p2p.membership import effects as fx
 from helix_p2p.membership.adoption import HighWater, PlanOrder
 from helix_p2p.membership.credentials import open_swarm_id_of
 from helix_p2p.membership.member import Member
 from helix_p2p.membership.own import MemberConfig, OwnState
-from helix_p2p.membership.records import RecordRules, check_record
 from helix_p2p.membership.timing import Now
 from helix_p2p.planning.options import PlanOptions
 from helix_p2p.planning.plan import Placement, SignedPlan
@@ -35,6 +34,7 @@ from helix_p2p.planning.validate import PlanRules, validate
 from helix_p2p.planning.work import Work, carry_out
 from helix_p2p.routing.admission import KvLedger
 from helix_p2p.session.messages import Generate
+from helix_p2p.sim.directory import Directory
 from helix_p2p.sim.helix.setup import HelixSetup, StageSetup, time_tables
 from helix_p2p.sim.native.engine import BrokenInvariant
 from helix_p2p.sim.native.peer import SimPeer
@@ -133,7 +133,7 @@ class LivingSwarm(ServingSwarm):
         self.plans_adopted = 0
         self._where = replay_hint or f"seed {seed}"
         self._rng = Random(f"living {seed}")
-        self._directory: dict[tuple[str, str], tuple[bytes, float]] = {}
+        self._directory = Directory(SWARM, START_UNIX_S)
         self._plan_rules = PlanRules(model=model, swarm=SWARM)
         self._ranges: tuple[Placement, dict[PeerId, LayerRange]] | None = None
         self._checked: dict[bytes, HelixError | None] = {}
@@ -277,8 +277,8 @@ class LivingSwarm(ServingSwarm):
             match effect:
                 case fx.SendTo(to, message):
                     self._say(name, to, message)
-                case fx.PublishRecord(key, subkey, record, expires_in_s):
-                    self._store(key, subkey, codec.encode(record), expires_in_s)
+                case fx.PublishRecord():
+                    self._store(effect)
                 case fx.LookUpMembers(keys):
                     self._look_up(name, keys)
                 case fx.PersistHighWater(mark):
@@ -328,26 +328,17 @@ class LivingSwarm(ServingSwarm):
         if not self.peers[name].away(self._hear, name, run, sender, message):
             self._act(name, mind.member.on_message(sender, message, self._now(mind)))
 
-    def _store(self, key: str, subkey: str, value: bytes, expires_in_s: float) -> None:
-        now_s = self.time.now_s
-        rules = RecordRules(SWARM)
+    def _store(self, effect: fx.PublishRecord) -> None:
+        key, subkey, expires_in_s = effect.key, effect.subkey, effect.expires_in_s
         try:
-            check_record(
-                key, subkey, value, expires_in_s, rules=rules, now_unix_s=START_UNIX_S + now_s
-            )
+            self._directory.store(key, subkey, effect.record, expires_in_s, self.time.now_s)
         except RecordRejected:
             self.time.note(b"record rejected")
-            return
-        self._directory[key, subkey] = (value, now_s + expires_in_s)
-        self.said_bytes["directory"] += len(value)
+        self.said_bytes["directory"] = self._directory.carried_bytes
 
     def _look_up(self, name: PeerId, keys: tuple[str, ...]) -> None:
-        found = [
-            codec.decode(value, Signed, limit_bytes=20_000)
-            for (key, _), (value, until_s) in self._directory.items()
-            if key in keys and until_s > self.time.now_s
-        ]
-        self.said_bytes["directory"] += sum(len(record.body) + 160 for record in found)
+        found = self._directory.look_up(keys, self.time.now_s)
+        self.said_bytes["directory"] = self._directory.carried_bytes
         self._later(name, LOOK_UP_S, lambda m, now: m.on_records(found, now))
 
     def _solve(self, name: PeerId, job: fx.StartPlanning) -> None:
