@@ -14,6 +14,7 @@ from itertools import islice
 
 from helix_p2p.cluster.announcement import Announcement
 from helix_p2p.identity import Signed
+from helix_p2p.membership.crowd import Crowd
 from helix_p2p.membership.timing import MembershipTiming
 from helix_p2p.types import PeerId
 
@@ -50,10 +51,12 @@ class Outsiders:
     Args:
         timing: How often a contact is pinged.
         most: More contacts, or more of the gone, are not kept.
+        limited: Whether only so many contacts of one range of addresses are kept.
     """
 
-    def __init__(self, timing: MembershipTiming, most: int) -> None:
+    def __init__(self, timing: MembershipTiming, most: int, *, limited: bool = False) -> None:
         self._timing = timing
+        self._crowd = Crowd(limited=limited)
         self._most = most
         self._contacts: dict[PeerId, _Contact] = {}
         self._gone: dict[PeerId, _Gone] = {}
@@ -68,13 +71,16 @@ class Outsiders:
 
     def meet(self, peer: PeerId, record: Signed, said: Announcement) -> None:
         """A record of it was seen; while there is room, it is a contact."""
-        if len(self._contacts) < self._most:
+        room = peer in self._contacts or len(self._contacts) < self._most
+        if room and self._crowd.has_room(peer, said.addresses):
             issued_unix_s = said.issued_unix_s
             self._contacts[peer] = _Contact(said.order, record, issued_unix_s, said.addresses)
+            self._crowd.add(peer, said.addresses)
 
     def drop_contact(self, peer: PeerId) -> None:
         """It could not be reached."""
         self._contacts.pop(peer, None)
+        self._crowd.drop(peer)
 
     def young(self, unix_s: float, age_s: float, most: int) -> list[Signed]:
         """Records of contacts that were signed at most so long ago."""
@@ -90,7 +96,7 @@ class Outsiders:
             if contact.asked_s is not None and now_s - contact.asked_s < self._timing.ping_s:
                 continue
             if contact.tries == CONTACT_TRIES:
-                del self._contacts[peer]
+                self.drop_contact(peer)
             elif len(due) < most:
                 contact.asked_s, contact.tries = now_s, contact.tries + 1
                 due.append(peer)
@@ -114,7 +120,7 @@ class Outsiders:
 
     def bury(self, peer: PeerId, said: Announcement, now_s: float, *, heard_only: bool) -> None:
         """It is gone; `said` was its last word."""
-        self._contacts.pop(peer, None)
+        self.drop_contact(peer)
         self._gone.pop(peer, None)
         self._gone[peer] = _Gone(said.order, now_s, heard_only, said.addresses)
         while len(self._gone) > self._most:
@@ -146,5 +152,5 @@ class Outsiders:
 
     def joined(self, peer: PeerId) -> None:
         """It is a member now."""
-        self._contacts.pop(peer, None)
+        self.drop_contact(peer)
         self._gone.pop(peer, None)

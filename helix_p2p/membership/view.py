@@ -28,6 +28,7 @@ from helix_p2p.cluster.announcement import (
 from helix_p2p.errors import RecordRejected
 from helix_p2p.identity import Signed
 from helix_p2p.membership.credentials import Role
+from helix_p2p.membership.crowd import Crowd
 from helix_p2p.membership.detector import Condition, Detector, Verdict
 from helix_p2p.membership.entry import MemberEntry
 from helix_p2p.membership.liveness import Liveness, stretch_of
@@ -82,7 +83,7 @@ class MembershipView:
         most_members: More are not kept.
         many: In swarms larger than this a record that is young enough makes its owner a member;
             there everyone is watched by some, and not each newcomer can be pinged by all. None
-            never believes a record alone.
+            never believes a record alone, and keeps only so many of one range of addresses.
     """
 
     def __init__(
@@ -107,7 +108,8 @@ class MembershipView:
         self._members: dict[PeerId, MemberEntry] = {}
         self._ring: list[PeerId] = []
         self._liveness = Liveness()
-        self._outsiders = Outsiders(timing, most_members)
+        self._crowd = Crowd(limited=many is None)
+        self._outsiders = Outsiders(timing, most_members, limited=many is None)
         self._offset_s: float | None = None
         self._offset_until_s = 0.0
         self._now_s = 0.0
@@ -225,6 +227,8 @@ class MembershipView:
         self, entry: MemberEntry, record: Signed, said: Announcement, now: Now, *, direct: bool
     ) -> Learned:
         old = entry.announcement
+        if said.addresses != old.addresses:
+            self._check_crowd(entry.peer, said)
         if said.credentials != old.credentials or now.s - entry.admitted_s > READMIT_S:
             entry.roles = self._admit(said.credentials, entry.peer, now.unix_s)
             entry.admitted_s = now.s
@@ -232,6 +236,8 @@ class MembershipView:
         entry.content = content_of(record, self._swarm)
         self._words[entry.word] = entry.peer
         entry.record, entry.announcement = record, said
+        if said.addresses != old.addresses:
+            self._crowd.add(entry.peer, said.addresses)
         if not direct:
             age_s = max(0.0, now.unix_s + (entry.skew_s or 0.0) - said.issued_unix_s)
             entry.detector.rose(now.s - age_s)
@@ -248,6 +254,7 @@ class MembershipView:
         roles = self._admit(said.credentials, peer, now.unix_s)
         if Role.PEER not in roles:
             raise RecordRejected("its owner is not admitted as a peer")
+        self._check_crowd(peer, said)
         seen = self._outsiders.seen(peer)
         heard_only = self._outsiders.heard_only(peer)
         rises = seen is not None and said.order > seen
@@ -268,8 +275,13 @@ class MembershipView:
         entry = MemberEntry(peer, record, said, roles, detector, now.s, now.s, content)
         self._words[entry.word] = peer
         self._members[peer] = entry
+        self._crowd.add(peer, said.addresses)
         self._liveness.note(entry)
         return Learned(News.JOINED, said, weighty=True)
+
+    def _check_crowd(self, peer: PeerId, said: Announcement) -> None:
+        if not self._crowd.has_room(peer, said.addresses):
+            raise RecordRejected("enough peers of its range of addresses are known")
 
     def heard(self, peer: PeerId, now: Now, *, unix_s: float, rtt_s: float | None) -> None:
         """A message came from the member itself.
@@ -364,6 +376,7 @@ class MembershipView:
         if entry is not None:
             self._words.pop(entry.word, None)
             del self._ring[bisect_left(self._ring, peer)]
+            self._crowd.drop(peer)
             self._liveness.drop(peer)
         self._outsiders.bury(peer, said, now_s, heard_only=heard_only)
 

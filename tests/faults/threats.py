@@ -37,8 +37,12 @@ THREATS: tuple[Threat, ...] = (
     ),
     Threat(
         "Sybil, eclipse",
-        "invites; several bootstrap nodes; cached peers",
-        ("tests/simulation/test_membership.py",),
+        "invites; several bootstrap nodes; cached peers; caps per address range (ADR 25)",
+        (
+            "tests/simulation/test_eclipse.py",
+            "tests/unit/membership/test_crowd.py",
+            "tests/simulation/test_membership.py",
+        ),
     ),
     Threat(
         "replayed record",
@@ -70,7 +74,8 @@ THREATS: tuple[Threat, ...] = (
     ),
     Threat(
         "wrong compute",
-        "a sample of steps is run again elsewhere, with blame (ADR 19)",
+        "a sample of steps is run again elsewhere, with blame (ADR 19); not where one peer alone "
+        "holds a layer",
         ("tests/integration/serving/test_rechecks.py", "tests/unit/routing/test_recheck.py"),
     ),
     Threat(

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from helix_p2p import codec
-from helix_p2p.cluster.announcement import LinkMeasurement, content_of
+from helix_p2p.cluster.announcement import LinkMeasurement, content_of, open_announcement
 from helix_p2p.cluster.snapshot import snapshot_of
 from helix_p2p.errors import HelixError
 from helix_p2p.identity import Signed
@@ -28,7 +28,7 @@ from helix_p2p.planning.packing import encode_plan
 from helix_p2p.planning.plan import PLAN_KIND, PLAN_LIMIT_BYTES, Plan, Reference, SignedPlan
 from helix_p2p.planning.planner import PlanOptions, plan
 from helix_p2p.planning.signed import open_plan
-from helix_p2p.planning.validate import EPOCHS_PER_SLOT, PlanRules, slot_of, validate
+from helix_p2p.planning.validate import EPOCHS_PER_SLOT, TOLERANCE, PlanRules, slot_of, validate
 from helix_p2p.types import Epoch
 from tests.unit.planning.swarms import (
     NOW_UNIX_S,
@@ -175,14 +175,17 @@ def same(one: Any, other: Any) -> bool:
 
 
 def means_the_same(body: dict[str, Any], as_: Plan) -> bool:
-    """A field may be absent where it has a default, a cut need not name its layer, and what a peer
-    holds that carries nothing is the planner's to say or to leave out."""
+    """A field may be absent where it has a default, a cut need not name its layer, other prices may
+    prove the same bound, and what a peer holds that carries nothing is the planner's to say or to
+    leave out."""
     try:
         said = sign(body).plan
     except (HelixError, ValueError):
         return False
     unnamed = replace(as_.placement.min_cut, layer=None)
     if said in (as_, replace(as_, placement=replace(as_.placement, min_cut=unnamed))):
+        return True
+    if prove_the_same(said, as_):
         return True
     held = {a.peer: a for a in said.placement.assignments}
     if len(held) != len(said.placement.assignments):
@@ -193,6 +196,20 @@ def means_the_same(body: dict[str, Any], as_: Plan) -> bool:
         return False
     mended = replace(said.placement, assignments=as_.placement.assignments)
     return replace(said, placement=mended) == as_
+
+
+def prove_the_same(said: Plan, as_: Plan) -> bool:
+    """Whether only the prices differ, and the bound that follows from them does not."""
+    placement = as_.placement
+    if replace(said, placement=replace(said.placement, prices=placement.prices)) != as_:
+        return False
+    words = [*as_.announcements, *(REFERRED[r.content] for r in as_.references)]
+    snapshot = snapshot_of(MODEL, [(r.signer, open_announcement(r, SWARM)) for r in words])
+    try:
+        bound = upper_bound(capacities_of(snapshot), said.placement.prices)
+    except ValueError:
+        return False
+    return abs(bound - placement.bound_mtokens_per_s) <= TOLERANCE * bound + 1
 
 
 @pytest.mark.parametrize("form", ["fields", "columns"])

@@ -1,0 +1,96 @@
+"""Made-up peers of one range of addresses: how many an open swarm's view takes."""
+
+from dataclasses import replace
+
+import pytest
+
+from helix_p2p.errors import RecordRejected
+from helix_p2p.membership.credentials import ALL_ROLES
+from helix_p2p.membership.crowd import LEAST, Crowd, ranges_of
+from helix_p2p.membership.timing import MembershipTiming
+from helix_p2p.membership.view import MembershipView, News
+
+from .makers import MODEL, SWARM, announcement, at, peer, record
+
+T = MembershipTiming()
+SYBILS = range(100, 100 + 3 * LEAST)
+
+
+def make(many: int | None = None) -> MembershipView:
+    return MembershipView(
+        peer(0), SWARM, MODEL.manifest_hash, lambda *_: ALL_ROLES, T, 10_000, many
+    )
+
+
+def come(view: MembershipView, number: int, address: str, *, direct: bool = True) -> News | None:
+    said = replace(announcement(), addresses=(address,))
+    try:
+        learned = view.learn(record(number, said), at(1), direct=direct)
+    except RecordRejected:
+        return None
+    assert learned is not None
+    return learned.news
+
+
+@pytest.mark.parametrize(
+    ("addresses", "ranges"),
+    [
+        (("/ip4/8.8.8.8/tcp/1", "/ip4/8.8.8.9/tcp/2"), {"8.8.8.0/24"}),
+        (("/ip6/2600:1:2:3::4/tcp/1",), {"2600:1:2::/48"}),
+        (("/ip4/192.168.1.4/tcp/1", "/ip4/10.0.0.3/tcp/1", "/ip4/127.0.0.1/tcp/1"), set()),
+        (("/ip6/fe80::1/tcp/1", "/ip6/::1/tcp/1", "/ip4/100.64.0.1/tcp/1"), set()),
+        (("/ip4/8.8.8.8/tcp/1/p2p/x/p2p-circuit/p2p/y",), set()),
+        (("", "/", "/ip4", "/ip4/999.1.1.1/tcp/1", "/dns4/example.org/tcp/1", "x/y/z"), set()),
+    ],
+)
+def test_public_ranges_of_addresses(addresses: tuple[str, ...], ranges: set[str]) -> None:
+    assert ranges_of(addresses) == ranges
+
+
+def test_flood_from_one_range_leaves_room_for_everyone_else() -> None:
+    view = make()
+    joined = [n for n in SYBILS if come(view, n, "/ip4/8.8.8.8/tcp/1") is News.JOINED]
+    assert len(joined) == LEAST
+    assert come(view, 1, "/ip4/9.9.9.9/tcp/1") is News.JOINED
+    view.forget(peer(joined[0]), at(2), heard_only=True)
+    assert come(view, SYBILS[-1], "/ip4/8.8.8.8/tcp/1") is News.JOINED
+
+
+def test_contacts_of_one_range_are_as_few() -> None:
+    view = make()
+    for n in SYBILS:
+        come(view, n, "/ip4/8.8.8.8/tcp/1", direct=False)
+    assert len(view.contacts_to_ping(0.0, 10_000)) == LEAST
+
+
+@pytest.mark.parametrize("address", ["/ip4/192.168.1.7/tcp/1", "/ip4/127.0.0.1/tcp/1"])
+def test_homes_and_single_machines_are_not_limited(address: str) -> None:
+    view = make()
+    assert all(come(view, n, address) is News.JOINED for n in SYBILS)
+
+
+def test_members_that_an_invite_vouches_for_are_not_limited() -> None:
+    view = make(many=16)
+    assert all(come(view, n, "/ip4/8.8.8.8/tcp/1") is News.JOINED for n in SYBILS)
+
+
+def test_moving_does_not_lead_around_the_limit() -> None:
+    view = make()
+    for n in SYBILS[:LEAST]:
+        come(view, n, "/ip4/8.8.8.8/tcp/1")
+    mover = SYBILS[-1]
+    assert come(view, mover, "/ip4/7.7.7.7/tcp/1") is News.JOINED
+    moved = replace(announcement(sequence=2), addresses=("/ip4/8.8.8.9/tcp/1",))
+    with pytest.raises(RecordRejected, match="range of addresses"):
+        view.learn(record(mover, moved), at(2), direct=True)
+
+
+def test_large_swarm_takes_an_eighth_from_one_range() -> None:
+    crowd = Crowd(limited=True)
+    for n in range(400):
+        crowd.add(peer(n), (f"/ip4/9.{n // 200}.{n % 200}.1/tcp/1",))
+    taken = 0
+    while crowd.has_room(peer(1000 + taken), ("/ip4/8.8.8.8/tcp/1",)):
+        crowd.add(peer(1000 + taken), ("/ip4/8.8.8.8/tcp/1",))
+        taken += 1
+    assert 50 <= taken <= 60
