@@ -1,6 +1,7 @@
 """`./scripts/bench sim`: the simulator against the Helix artifact, row by row.
 
-Prints the table that docs/simulator-figures.md holds (`--docs` writes it there). With `--scale`,
+Prints the tables that docs/simulator-figures.md holds (`--docs` writes them there); the last one is
+an overload, which the artifact does not survive. With `--scale`,
 whole swarms of growing size instead, for docs/simulator-scale.md; with `--targets`, what our plans
 serve, for docs/served-figures.md.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from bench import overload
 from bench.scale import HEAD as HEAD_OF_GROWTH
 from bench.scale import Course, grow, keep
 from helix_p2p.sim.helix.reference import RowResult, reference_rows, run_row
@@ -154,9 +156,10 @@ def _replay(rows: str, json_path: str | None, *, docs: bool) -> None:
         lines.append(_line(result, spent_s))
         click.echo(lines[-1])
         kept.append({"case": result.case, "errors": result.errors, "cpu_s": spent_s})
-    if not results:
+    over = _overload(rows)
+    if not results and not over:
         raise click.ClickException(f"no row holds {rows!r}")
-    summary = _summary(results)
+    summary = _summary(results) if results else []
     click.echo("\n".join(["", *summary]))
     if json_path:
         Path(json_path).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
@@ -168,7 +171,32 @@ def _replay(rows: str, json_path: str | None, *, docs: bool) -> None:
             f"`./scripts/bench sim --docs` ({about}).",
             "",
         ]
-        DOCS.write_text("\n".join([*text, *summary, "", *lines, ""]), encoding="utf-8")
+        DOCS.write_text("\n".join([*text, *summary, "", *lines, "", *over, ""]), encoding="utf-8")
+
+
+def _overload(rows: str) -> list[str]:
+    """The table of what is asked for more than it can serve; empty where no row is wanted."""
+    names = [name for name in overload.ROWS if rows in name]
+    if not names:
+        return []
+    lines = [
+        "",
+        "## More than can be served",
+        "",
+        f"{overload.CASE} online, by tokens/s asked for (at 1600 the artifact stops with",
+        "`No next level node meets scheduling requirement`): what does not fit queues and is then",
+        "refused with a typed error, and no stage's KV memory is ever exceeded.",
+        "",
+        overload.HEAD,
+    ]
+    click.echo("\n".join(lines))
+    for name in names:
+        row = overload.overload(name)
+        lines.append(row.line())
+        click.echo(lines[-1])
+        if not row.holds:
+            raise click.ClickException(f"{name} does not hold")
+    return lines
 
 
 if __name__ == "__main__":
