@@ -64,7 +64,7 @@ class Overload:
 
 
 class _Listening(ServingSwarm):
-    """Counts what entry peers refuse, by error; their clients ask again, four times in all."""
+    """Counts what entry peers refuse, by error; their clients ask again."""
 
     def __init__(self, setup: HelixSetup, rules: ServingRules | None, seed: int) -> None:
         super().__init__(setup, rules, seed)
