@@ -233,8 +233,10 @@ class Cabal:
         honest = [plan for p in self.lab.honest() for _, plan in p.adopted[-4:]]
         if not honest:
             return
-        real = self.rng.choice(honest)
         evil, _ = self._one()
+        real = self.rng.choice(honest)
+        if real.plan.planner == evil.peer:  # signed by its own planner, the altered plan is valid
+            return
         altered = replace(real.plan, issued_unix_s=real.plan.issued_unix_s + 1)
         body = encode_plan(altered)
         forged = replace(real.record, body=body)
