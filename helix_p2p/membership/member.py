@@ -86,9 +86,8 @@ class Member:
             self.trust.admit,
             timing,
             config.most_members,
-            config.ping_everyone_up_to
-            if config.root_public_key is not None
-            else OPEN_BELIEVES_FROM,
+            OPEN_BELIEVES_FROM if config.root_public_key is None else config.ping_everyone_up_to,
+            limited=config.root_public_key is None,
         )
         self.adoption = Adoption(config.swarm, self._validate, timing, config.high_water)
         self.election = Election(me, timing, rng, now.s)

@@ -83,7 +83,8 @@ class MembershipView:
         most_members: More are not kept.
         many: In swarms larger than this a record that is young enough makes its owner a member;
             there everyone is watched by some, and not each newcomer can be pinged by all. None
-            never believes a record alone, and keeps only so many of one range of addresses.
+            never believes a record alone.
+        limited: Whether only so many of one range of addresses are kept (an open swarm).
     """
 
     def __init__(
@@ -95,6 +96,8 @@ class MembershipView:
         timing: MembershipTiming,
         most_members: int,
         many: int | None = None,
+        *,
+        limited: bool = False,
     ) -> None:
         self._me = me
         self._swarm = swarm
@@ -108,8 +111,8 @@ class MembershipView:
         self._members: dict[PeerId, MemberEntry] = {}
         self._ring: list[PeerId] = []
         self._liveness = Liveness()
-        self._crowd = Crowd(limited=many is None)
-        self._outsiders = Outsiders(timing, most_members, limited=many is None)
+        self._crowd = Crowd(limited=limited)
+        self._outsiders = Outsiders(timing, most_members, limited=limited)
         self._offset_s: float | None = None
         self._offset_until_s = 0.0
         self._now_s = 0.0

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from helix_p2p.errors import RecordRejected
-from helix_p2p.membership.credentials import ALL_ROLES
+from helix_p2p.membership.credentials import ALL_ROLES, Role
 from helix_p2p.membership.crowd import LEAST, Crowd, ranges_of
 from helix_p2p.membership.timing import MembershipTiming
 from helix_p2p.membership.view import MembershipView, News
@@ -16,9 +16,12 @@ T = MembershipTiming()
 SYBILS = range(100, 100 + 3 * LEAST)
 
 
-def make(many: int | None = None) -> MembershipView:
+def make(many: int | None = None, *, limited: bool = True) -> MembershipView:
+    def admit(*_: object) -> frozenset[Role]:
+        return ALL_ROLES
+
     return MembershipView(
-        peer(0), SWARM, MODEL.manifest_hash, lambda *_: ALL_ROLES, T, 10_000, many
+        peer(0), SWARM, MODEL.manifest_hash, admit, T, 10_000, many, limited=limited
     )
 
 
@@ -56,6 +59,13 @@ def test_flood_from_one_range_leaves_room_for_everyone_else() -> None:
     assert come(view, SYBILS[-1], "/ip4/8.8.8.8/tcp/1") is News.JOINED
 
 
+def test_flood_is_as_limited_where_young_records_are_believed() -> None:
+    view = make(many=1)
+    assert come(view, 1, "/ip4/9.9.9.9/tcp/1") is News.JOINED
+    heard_of = [come(view, n, "/ip4/8.8.8.8/tcp/1", direct=False) for n in SYBILS]
+    assert heard_of.count(News.JOINED) == LEAST
+
+
 def test_contacts_of_one_range_are_as_few() -> None:
     view = make()
     for n in SYBILS:
@@ -70,7 +80,7 @@ def test_homes_and_single_machines_are_not_limited(address: str) -> None:
 
 
 def test_members_that_an_invite_vouches_for_are_not_limited() -> None:
-    view = make(many=16)
+    view = make(many=16, limited=False)
     assert all(come(view, n, "/ip4/8.8.8.8/tcp/1") is News.JOINED for n in SYBILS)
 
 
