@@ -10,7 +10,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -37,6 +37,7 @@ from helix_p2p.identity import Signed
 from helix_p2p.membership import credentials, invite, records, revocations
 from helix_p2p.membership import messages as m
 from helix_p2p.membership.adoption import HIGH_WATER_LIMIT_BYTES, HighWater, equivocation
+from helix_p2p.membership.crowd import ranges_of
 from helix_p2p.membership.effects import MessageRefused
 from helix_p2p.membership.election import LEASE_LIMIT_BYTES, open_lease
 from helix_p2p.membership.handshake import Admission, check_hello
@@ -51,7 +52,8 @@ from helix_p2p.node import state
 from helix_p2p.node.status import STATUS_LIMIT_BYTES, decode_status, encode_status, status_object
 from helix_p2p.planning.bound import upper_bound
 from helix_p2p.planning.capacity import capacities_of
-from helix_p2p.planning.plan import PLAN_LIMIT_BYTES
+from helix_p2p.planning.packing import decode_plan, encode_plan
+from helix_p2p.planning.plan import PLAN_LIMIT_BYTES, Plan
 from helix_p2p.planning.recreate import greedy_baseline
 from helix_p2p.planning.signed import open_plan
 from helix_p2p.planning.validate import PlanRules, validate
@@ -237,10 +239,21 @@ def _others() -> list[tuple[Any, words.Announcement]]:
 _RULES = PlanRules(MODEL, SWARM)
 
 
+@cache
+def _at_hand() -> dict[bytes, Signed]:
+    """What a plan may refer to."""
+    return {words.content_of(record, SWARM): record for record in seeds.announcements()}
+
+
 def _read_plan(record: Signed) -> Any:
-    signed = open_plan(record, SWARM)
+    signed = replace(open_plan(record, SWARM), referred=_at_hand())
     validate(signed, _RULES, NOW_UNIX_S)
     return signed.plan
+
+
+def _plan_again(plan: Plan) -> tuple[bytes, bytes]:
+    once = encode_plan(plan)
+    return once, encode_plan(decode_plan(once))
 
 
 def _read_proof(data: bytes) -> Any:
@@ -313,15 +326,15 @@ _MEMBER_MESSAGES = tuple(
 
 
 @cache
-def _member_config() -> MemberConfig:
+def _member_config(*, open_swarm: bool) -> MemberConfig:
     return MemberConfig(
         ME,
         SWARM,
         1,
         lambda plan, now_unix_s: validate(plan, _RULES, now_unix_s),
         MODEL,
-        ROOT.public_key,
-        seeds.chain(ME.public_key),
+        None if open_swarm else ROOT.public_key,
+        b"" if open_swarm else seeds.chain(ME.public_key),
     )
 
 
@@ -339,7 +352,16 @@ def _letters(data: bytes) -> list[tuple[Any, Any]]:
 
 def _read_letters(letters: list[tuple[Any, Any]]) -> None:
     """A member takes messages, plans, and goes on; it never raises."""
-    member = Member(_member_config(), Random(1), Now(0.0, NOW_UNIX_S))
+    _member_takes(letters, _member_config(open_swarm=False))
+
+
+def _read_letters_openly(letters: list[tuple[Any, Any]]) -> None:
+    """The same in an open swarm, where nobody vouches and ranges of addresses are counted."""
+    _member_takes(letters, _member_config(open_swarm=True))
+
+
+def _member_takes(letters: list[tuple[Any, Any]], config: MemberConfig) -> None:
+    member = Member(config, Random(1), Now(0.0, NOW_UNIX_S))
     own = OwnState(memory_bytes=500_000, speed=seeds.SPEED)
     member.set_own(own, Now(0.0, NOW_UNIX_S))
     now_s = 1.0
@@ -365,7 +387,12 @@ def _letter_seeds() -> list[bytes]:
     ]
     everything = [[n, frame] for n, (_, frame) in enumerate(frames)]
     talk = [f for kind, f in frames if kind in (m.MembersReply, m.Ping, m.Beat, m.PushPlan)]
-    return [codec.encode(everything[:10]), codec.encode([[n, f] for n, f in enumerate(talk)])]
+    told = [f for kind, f in frames if kind in (m.PushPlan, m.Pong, m.GetMembers, m.MembersReply)]
+    rest = [f for _, f in frames[10:]]
+    return [
+        codec.encode(everything[:10]),
+        *(codec.encode([[n, f] for n, f in enumerate(some)]) for some in (talk, told, rest)),
+    ]
 
 
 # ── invites and addresses ──────────────────────────────────────────────────────────────────────
@@ -413,6 +440,7 @@ def _read_address(text: str) -> None:
     library = lean_hivemind.load()
     with contextlib.suppress(Exception):  # as libp2p.py and daemon.py take its errors
         library.multiaddr_class(text).to_bytes()
+    ranges_of((text,))
     peer = peer_of_address(text)
     with contextlib.suppress(ValueError):  # as daemon.py takes them
         library.peer_id_class.from_base58(peer).to_bytes()
@@ -614,9 +642,10 @@ def _all() -> list[Decoder]:
         ),
         _in_tree(
             "plan",
-            lambda: [seeds.plans()[0].record, seeds.unproven_plan()],
+            lambda: [seeds.plans()[0].record, seeds.unproven_plan(), seeds.referring_plan()],
             _signed(_read_plan, MESSAGE_LIMIT_BYTES),
             limit_bytes=PLAN_LIMIT_BYTES,
+            again=_plan_again,
         ),
         _in_tree(
             "proof",
@@ -649,6 +678,13 @@ def _all() -> list[Decoder]:
             "dht-gate", _read_gate, _dht_seeds, records.RECORD_LIMIT_BYTES, prepare=_gate_record
         ),
         Decoder("member", _read_letters, _letter_seeds, MESSAGE_LIMIT_BYTES, prepare=_letters),
+        Decoder(
+            "open-member",
+            _read_letters_openly,
+            _letter_seeds,
+            MESSAGE_LIMIT_BYTES,
+            prepare=_letters,
+        ),
         Decoder(
             "invite",
             _read_invite,

@@ -1,5 +1,8 @@
 """Fuzz one decoder in this process: `python -m tests.fuzz.run NAME FOLDER --seconds N`.
 
+A decoder that hangs is ended by the kernel, after so much processor time that no stopped or busy
+machine looks like it; `last` then holds the input.
+
 With atheris (libFuzzer for Python) new inputs are bred from those that reached new code; without
 it, from the kept ones by chance alone. What comes out goes to FOLDER: `result.json`, and new
 inputs worth keeping below `inputs/`.
@@ -11,8 +14,11 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import math
+import mmap
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -23,6 +29,9 @@ from random import Random
 HAVE_ATHERIS = importlib.util.find_spec("atheris") is not None
 MEMORY_EVERY = 16
 OWN_MUTATOR_SHARE = 0.8
+HANGS_CPU_S = 20.0
+"""Two hundred times what an input may take."""
+NO_LIMIT = 10**9
 
 
 def main() -> None:
@@ -31,6 +40,7 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--inputs", type=int, help="so many, instead of for some time")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plain", action="store_true", help="without atheris")
     given = parser.parse_args()
@@ -53,7 +63,8 @@ def _coverage_guided(given: argparse.Namespace, inputs: Path) -> None:
         if len(data) <= most_bytes:
             (inputs / hashlib.sha256(data).hexdigest()[:32]).write_bytes(data)
     judged = judge.Judge(decoder)
-    write = _writer(given.folder, judged, time.monotonic())
+    watched = _watched(given.folder, judged, most_bytes)
+    write = _writer(given.folder, judged)
 
     def mutate(data: bytes, size: int, seed: int) -> bytes:
         random = Random(seed)
@@ -62,21 +73,24 @@ def _coverage_guided(given: argparse.Namespace, inputs: Path) -> None:
         return bytes(atheris.Mutate(data, size))
 
     last_s = time.monotonic()
+    most = given.inputs or NO_LIMIT
 
     def one(data: bytes) -> None:
         nonlocal last_s
-        judged(data, memory=judged.inputs % MEMORY_EVERY == 0)
-        if time.monotonic() - last_s > 1.0:
+        watched(data)
+        # libFuzzer ends the process as it likes, so the last of them are written one by one.
+        if time.monotonic() - last_s > 1.0 or judged.inputs >= most - 8:
             last_s = time.monotonic()
             write()
 
     atheris.Setup(
         [
             "fuzz",
-            f"-max_total_time={max(1, round(given.seconds))}",
+            f"-runs={given.inputs}" if given.inputs else f"-max_total_time={given.seconds:.0f}",
             f"-max_len={most_bytes}",
             f"-seed={given.seed}",
-            "-timeout=20",
+            "-timeout=0",  # of the clock on the wall, as what it calls slow
+            f"-report_slow_units={NO_LIMIT}",
             "-rss_limit_mb=4096",
             "-print_final_stats=1",
             f"-artifact_prefix={given.folder}/",
@@ -86,9 +100,6 @@ def _coverage_guided(given: argparse.Namespace, inputs: Path) -> None:
         custom_mutator=mutate,
     )
     sys.stdout.flush()
-    import atexit
-
-    atexit.register(write)
     atheris.Fuzz()
 
 
@@ -97,16 +108,46 @@ def _by_chance(given: argparse.Namespace, inputs: Path) -> None:
 
     decoder = decoders.decoders()[given.name]
     judged = judge.Judge(decoder)
-    write = _writer(given.folder, judged, began_s := time.monotonic())
+    most_bytes = decoder.limit_bytes + 1024
+    watched = _watched(given.folder, judged, most_bytes)
+    write, began_s = _writer(given.folder, judged), time.monotonic()
     known = [*decoder.seeds(), *corpus.load(given.name)]
     random = Random(given.seed)
-    while time.monotonic() - began_s < given.seconds:
-        data = decoder.mutate(random.choice(known), random, decoder.limit_bytes + 1024)
-        judged(data, memory=judged.inputs % MEMORY_EVERY == 0)
+    most = given.inputs or NO_LIMIT
+    seconds = math.inf if given.inputs else given.seconds
+    while judged.inputs < most and time.monotonic() - began_s < seconds:
+        watched(decoder.mutate(random.choice(known), random, most_bytes))
     write()
 
 
-def _writer(folder: Path, judged: "judge.Judge", began_s: float) -> Callable[[], None]:  # noqa: F821
+def _watched(
+    folder: Path,
+    judged: "judge.Judge",  # noqa: F821
+    most_bytes: int,
+) -> Callable[[bytes], None]:
+    """Judge one input after another; `folder/last` holds the one that is being read."""
+    with (folder / "last").open("w+b") as file:
+        file.truncate(8 + most_bytes)
+        shown = mmap.mmap(file.fileno(), 0)
+
+    def judge_one(data: bytes) -> None:
+        shown[:8] = len(data).to_bytes(8, "little")
+        shown[8 : 8 + len(data)] = data
+        signal.setitimer(signal.ITIMER_PROF, HANGS_CPU_S)  # nobody handles it: it ends us
+        judged(data, memory=judged.inputs % MEMORY_EVERY == 0)
+
+    return judge_one
+
+
+def last_input(folder: Path) -> bytes:
+    """What was being read when the process ended."""
+    shown = (folder / "last").read_bytes()
+    return shown[8:][: int.from_bytes(shown[:8], "little")]
+
+
+def _writer(folder: Path, judged: "judge.Judge") -> Callable[[], None]:  # noqa: F821
+    began_s = time.process_time()
+
     def write() -> None:
         found = [
             {**vars(finding), "data": base64.b64encode(finding.data).decode()}
@@ -116,7 +157,7 @@ def _writer(folder: Path, judged: "judge.Judge", began_s: float) -> Callable[[],
             "inputs": judged.inputs,
             "accepted": judged.accepted,
             "worst_ms": judged.worst_s * 1000,
-            "seconds": time.monotonic() - began_s,
+            "cpu_s": time.process_time() - began_s,
             "findings": found,
         }
         fresh = folder / "result.json.new"

@@ -5,7 +5,14 @@ from functools import cache
 from itertools import pairwise
 
 from helix_p2p import codec
-from helix_p2p.cluster.announcement import Announcement, LinkMeasurement, PeerState
+from helix_p2p.cluster.announcement import (
+    Announcement,
+    LinkMeasurement,
+    PaceMeasurement,
+    PeerState,
+    content_of,
+    word_of,
+)
 from helix_p2p.cluster.manifest import Manifest, ManifestFile
 from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.cluster.profile import SpeedProfile
@@ -17,7 +24,7 @@ from helix_p2p.membership.election import LEASE_KIND
 from helix_p2p.membership.handshake import Admission
 from helix_p2p.membership.revocations import revoke
 from helix_p2p.node.status import MemberStatus, NodeStatus, plan_status
-from helix_p2p.planning.plan import MinCut, Plan, SignedPlan
+from helix_p2p.planning.plan import MinCut, Plan, Reference, SignedPlan
 from helix_p2p.planning.planner import PlanOptions
 from helix_p2p.planning.planner import plan as plan_swarm
 from helix_p2p.planning.signed import open_plan, sign_plan
@@ -33,6 +40,7 @@ SWARM = swarm_id_of(ROOT.public_key)
 MODEL = ModelSpec("test/model", "ab" * 32, 12, 16, 1000, 512, 50_000, 4_000, 4_000, 64, 32)
 SPEED = SpeedProfile(((16, 0.002), (256, 0.008)), ((1, 0.001), (8, 0.0014), (64, 0.005)), 0.0005)
 SESSION = SessionId(b"s" * 16)
+HOSTS = ("127.0.0.1", "8.8.8.8", "8.8.8.9", "192.168.1.7", "9.9.9.9", "1.1.1.1")
 GRANT = grant(ROOT, INVITE, ALL_ROLES, NOW_UNIX_S + 86_400)
 
 
@@ -56,8 +64,9 @@ def announcements() -> tuple[Signed, ...]:
             held=replace(MODEL.held, layer_bytes=MODEL.layer_bytes // 2) if number == 1 else None,
             speed=SPEED,
             serving=LayerRange(0, 4) if number == 2 else None,
-            addresses=(f"/ip4/127.0.0.1/tcp/40{number:02}/p2p/{identity.peer_id}",),
+            addresses=(f"/ip4/{HOSTS[number]}/tcp/40{number:02}/p2p/{identity.peer_id}",),
             links=(LinkMeasurement(OTHERS[0].peer_id, 0.01, 1e6),) if number else (),
+            paces=(PaceMeasurement(OTHERS[1].peer_id, 1.5),) if number == 1 else (),
             public_name=f"home {number}",
             device="a card",
             uplink_bytes_per_s=1e6 if number % 2 else None,
@@ -100,6 +109,19 @@ def unproven_plan() -> Signed:
     return sign_plan(replace(plan, placement=placement), ME, SWARM)
 
 
+def referring_plan() -> Signed:
+    """A plan that carries its planner's word alone and refers to all others."""
+    plan = plans()[0].plan
+    own, *others = announcements()
+    references = tuple(Reference(r.signer, content_of(r, SWARM)) for r in others)
+    return sign_plan(replace(plan, announcements=(own,), references=references), ME, SWARM)
+
+
+def words() -> tuple[bytes, ...]:
+    """What members tell instead of announcements."""
+    return tuple(word_of(record, SWARM) for record in announcements())
+
+
 def lease(number: int = 1) -> Signed:
     """A beat of the planner."""
     said = m.Lease(plans()[0].plan.epoch, plans()[0].hash, number)
@@ -126,9 +148,20 @@ def member_messages() -> list[object]:
         hello(),
         m.Ping(plan.plan.epoch, plan.hash, two, 5, NOW_UNIX_S, (one, two), lease()),
         m.Pong(plan.plan.epoch, plan.hash, two, 5, NOW_UNIX_S, (one,), lease()),
+        m.Ping(
+            plan.plan.epoch,
+            plan.hash,
+            None,
+            6,
+            seen=words()[0],
+            news=words()[1:4],
+            gone=words()[4:],
+        ),
+        m.Pong(0, b"", None, 6, news=words()[:2], gone=words()[2:3], beat=1, revocations=3),
         m.GetPlan(plan.hash),
         m.PlanReply(plan.record),
         m.GetMembers(),
+        m.GetMembers(words()[:3]),
         m.MembersReply(announcements()),
         m.Beat(lease(2)),
         m.GetFile("tokenizer.json"),
@@ -140,6 +173,7 @@ def member_messages() -> list[object]:
         m.ErrorReply("busy", "no room", 2.5),
         m.PeerGone(peer, leaving=False),
         m.PushPlan(plan.record),
+        m.PushPlan(referring_plan()),
         m.PushProof(plan.record, plans()[1].record),
         m.PushRevocations(revocations()),
         m.Heartbeat(1, 2),

@@ -23,7 +23,7 @@ from tests.fuzz.trees import opened, sealed
 
 FRESH = 300
 FRESH_TALKS = 60
-"""Of `member`, which takes a whole conversation for each."""
+"""Of `member` and `open-member`, which take a whole conversation for each."""
 BOMBS = 3
 NAMES = list(decoders())
 
@@ -57,7 +57,7 @@ def test_decoder_stays_within_bounds_for_fresh_inputs(name, judges):
     judge = judge_of(name, judges)
     decoder, random = judge.decoder, Random(f"fuzz {name}")
     known = [*decoder.seeds(), *corpus.load(name)]
-    for number in range(FRESH_TALKS if name == "member" else FRESH):
+    for number in range(FRESH_TALKS if name.endswith("member") else FRESH):
         data = decoder.mutate(random.choice(known), random, min(decoder.limit_bytes, 65_536))
         judge(data, memory=number % 8 == 0)
     assert said(judge) == []

@@ -96,14 +96,16 @@ def holders(_layers: LayerRange) -> Sequence[PeerId]:
     return (ANN, BEN, CAT, DAN)
 
 
-def test_budget_holds_over_many_sessions() -> None:
+def test_budget_holds_even_while_every_session_is_worth_a_check() -> None:
     checks = rechecks(burst_token_layers=1000.0)
-    for number in range(20_000):
+    for number in range(2_000):
         case = checks.choose([RUN], 200, holders, float(number))
+        assert checks.chance(RUN.stage) == 1.0
         if case is not None:
             checks.spend(case)
-            checks.close(case, Verdict.SOUND, CAT, float(number))
-    assert 0 < checks.rerun_token_layers <= 0.01 * checks.served_token_layers + 1000
+            checks.close(case, Verdict.UNDECIDED, CAT, float(number))
+    most = 0.01 * checks.served_token_layers + 1000
+    assert 0.9 * most < checks.rerun_token_layers <= most
 
 
 def test_peer_with_a_long_record_is_checked_rarely_and_one_that_was_wrong_often_again() -> None:
