@@ -82,9 +82,10 @@ local admission) for 180 s after one minute.
 def _targets(rows: str, *, docs: bool) -> None:
     from bench.targets import CASES, section  # late: torch-free, but native serving takes a second
 
-    for case in CASES:
-        if rows not in case.name:
-            continue
+    chosen = [case for case in CASES if rows in case.name]
+    if not chosen:
+        raise click.ClickException(f"no case holds {rows!r}")
+    for case in chosen:
         lines: list[str] = []
 
         def told(line: str, lines: list[str] = lines, name: str = case.name) -> None:
@@ -144,11 +145,13 @@ def _grow(courses: list[Course], *, docs: bool) -> None:
 
 
 def _replay(rows: str, json_path: str | None, *, docs: bool) -> None:
+    chosen = [row for row in reference_rows() if rows in row["case"]]
+    if not chosen and not any(rows in name for name in overload.ROWS):
+        raise click.ClickException(f"no row holds {rows!r}")
     lines, results, kept = [HEAD], [], []
-    click.echo(HEAD)
-    for row in reference_rows():
-        if rows not in row["case"]:
-            continue
+    if chosen:
+        click.echo(HEAD)
+    for row in chosen:
         began_s = time.process_time()
         result = run_row(row)
         spent_s = time.process_time() - began_s
@@ -157,10 +160,9 @@ def _replay(rows: str, json_path: str | None, *, docs: bool) -> None:
         click.echo(lines[-1])
         kept.append({"case": result.case, "errors": result.errors, "cpu_s": spent_s})
     over = _overload(rows)
-    if not results and not over:
-        raise click.ClickException(f"no row holds {rows!r}")
     summary = _summary(results) if results else []
-    click.echo("\n".join(["", *summary]))
+    if summary:
+        click.echo("\n".join(["", *summary]))
     if json_path:
         Path(json_path).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     if docs:

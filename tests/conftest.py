@@ -1,5 +1,8 @@
 """What tests of every kind share."""
 
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,3 +14,13 @@ def smollm2() -> Path:
     from helix_p2p.engine.smollm2 import fetch_smollm2
 
     return fetch_smollm2()
+
+
+@pytest.fixture
+def short_tmp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary folder for us and our children: a unix socket's path has at most 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="hx-"))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    yield folder
+    shutil.rmtree(folder)

@@ -3,8 +3,9 @@
 The answer goes to stdout as it comes; everything else (progress, figures, errors) goes to stderr,
 so that `helix-p2p generate … > file` holds the text alone.
 
-Always: Ctrl-C stops an answer and, where a conversation goes on, only that; Ctrl-D ends the
-conversation; whatever way the command ends, nothing that it started stays behind.
+Always: Ctrl-C stops an answer and, where a conversation goes on, only that; Ctrl-D, SIGTERM or a
+closed terminal end the conversation; whatever way the command ends, nothing that it started stays
+behind.
 """
 
 import json
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from helix_p2p.cli.errors import one_line
+from helix_p2p.cli.errors import EXIT_INTERRUPTED, one_line
 from helix_p2p.cli.shown import harmless
 from helix_p2p.errors import HelixError, InputError
 
@@ -211,7 +212,10 @@ class _Talk:
 def _connected(invite: str, options: dict[str, Any]) -> Iterator["SyncSwarm"]:
     """Connect, and leave nothing behind whatever way the command ends."""
     _set_up_logging(verbose=options["verbose"])
-    former = signal.signal(signal.SIGTERM, _interrupt)
+    former = {it: signal.getsignal(it) for it in (signal.SIGTERM, signal.SIGHUP)}
+    for it, handler in former.items():
+        if handler is not signal.SIG_IGN:  # nohup
+            signal.signal(it, _end)
     try:
         from helix_p2p.client.sync import SyncSwarm
 
@@ -221,7 +225,8 @@ def _connected(invite: str, options: dict[str, Any]) -> Iterator["SyncSwarm"]:
         with swarm:
             yield swarm
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for it, handler in former.items():
+            signal.signal(it, handler)
 
 
 @contextmanager
@@ -312,9 +317,10 @@ def _enable_line_editing() -> None:
         return
 
 
-def _interrupt(_number: int, _frame: object) -> None:
-    # Python's default for SIGTERM skips every `finally`, and libp2p's daemon would outlive us.
-    raise KeyboardInterrupt
+def _end(number: int, _frame: object) -> None:
+    # Python's default skips every `finally`, and libp2p's daemon would outlive us.
+    signal.signal(number, signal.SIG_IGN)  # once is enough
+    raise SystemExit(EXIT_INTERRUPTED)
 
 
 def _set_up_logging(*, verbose: bool) -> None:

@@ -1,4 +1,4 @@
-"""Running a service until somebody stops it, politely first.
+"""Running a service until somebody stops it, politely first; and questions that may be stopped.
 
 Always: the first signal (Ctrl-C, SIGTERM, a closed terminal) asks for a graceful end, or cancels a
 start that has not come to `begun` yet; the next one cancels (what was started is still stopped),
@@ -9,9 +9,12 @@ is handled, and a daemon would outlive us; hence one place for it.
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from helix_p2p.cli.errors import EXIT_INTERRUPTED
+
+T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a service manager, a terminal that is closed."""
@@ -67,6 +70,21 @@ def run_service(service: Callable[[StopRequest], Awaitable[None]]) -> None:
             runner.run(_serve(service))
         except asyncio.CancelledError as error:
             raise KeyboardInterrupt from error
+
+
+def run_once(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` on a fresh event loop until it returns; a signal cancels it.
+
+    Raises:
+        KeyboardInterrupt: It was asked to stop.
+    """
+    results: list[T] = []
+
+    async def service(_stop: StopRequest) -> None:
+        results.append(await work)
+
+    run_service(service)
+    return results[0]
 
 
 async def _serve(service: Callable[[StopRequest], Awaitable[None]]) -> None:

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import random
 import secrets
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -267,11 +266,8 @@ class Swarm:
         from helix_p2p.net.libp2p import LOOPBACK, Libp2pTransport
 
         local = self._config.way_in.local
-        folder = tempfile.TemporaryDirectory(prefix="helix-client-", ignore_cleanup_errors=True)
-        self._cleanup.callback(folder.cleanup)
         transport = await Libp2pTransport.start(
             self._config.identity,
-            state_dir=Path(folder.name),
             listen=LOOPBACK if local else EVERYWHERE,
             nat=not local,
         )

@@ -18,7 +18,6 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from helix_p2p.errors import ConfigError, NetworkError, PeerUnreachable
 from helix_p2p.net.daemon_start import (
     CONTROL_SOCKET,
     DaemonOptions,
+    SocketFolder,
     make_folder,
     spawn,
     start_error,
@@ -49,7 +49,9 @@ OnStream = Callable[[str, str, asyncio.StreamReader, asyncio.StreamWriter], Awai
 class Daemon:
     """A running p2pd."""
 
-    def __init__(self, library: Hivemind, process: asyncio.subprocess.Process, folder: Path):
+    def __init__(
+        self, library: Hivemind, process: asyncio.subprocess.Process, folder: SocketFolder
+    ):
         self._library = library
         self._process = process
         self._folder = folder
@@ -70,9 +72,9 @@ class Daemon:
         """
         folder = make_folder()
         try:
-            process = await spawn(library, options, folder)
+            process = await spawn(library, options, folder.path)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.remove()
             raise
         self = cls(library, process, folder)
         try:
@@ -126,7 +128,7 @@ class Daemon:
         if self._log_task is not None:
             self._log_task.cancel()
             await asyncio.gather(self._log_task, return_exceptions=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.remove()
 
     def _signal(self, number: signal.Signals) -> None:
         """Send a signal without looking at the child first.
@@ -192,11 +194,11 @@ class Daemon:
 
     @property
     def _control_path(self) -> Path:
-        return self._folder / CONTROL_SOCKET
+        return self._folder.path / CONTROL_SOCKET
 
     @property
     def _streams_path(self) -> Path:
-        return self._folder / "streams"
+        return self._folder.path / "streams"
 
     def _peer_bytes(self, peer: str) -> bytes:
         try:

@@ -1,12 +1,16 @@
 """Starting go-libp2p's daemon: its options, its private folder, and why it did not start.
 
 Always: the daemon runs in a session of its own, so Ctrl-C reaches only us and a graceful leave has
-its network until the end; folders that a killed predecessor left are swept when nobody listens on
-their sockets any more.
+its network until the end; our key goes to it through a pipe and is in no file that we would have
+to remove; folders that a killed predecessor left are swept by the next start, whoever's it is.
+
+A folder is in use for as long as its owner's lock on it is held, which the kernel lets go of when
+that process ends, however it ends. Nobody else takes that lock but to sweep.
 """
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import socket
@@ -17,14 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helix_p2p.errors import ConfigError
+from helix_p2p.identity import Identity
 from helix_p2p.net.lean_hivemind import Hivemind
 
 FOLDER_PREFIX = "helix-p2p-"
 CONTROL_SOCKET = "control"
+LOCK_FILE = "lock"
 IDLE_TIMEOUT_S = 20
 """The daemon ends when nobody opened a persistent connection for this long."""
 STARTING_S = 600.0
-"""No start takes longer; a folder that is still empty then is a dead one's."""
+"""Nobody takes longer to lock a folder of his own; one without a lock is a dead one's then."""
 MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024
 """For hivemind's unary calls (the DHT); the data plane does not pass there."""
 
@@ -34,7 +40,7 @@ class DaemonOptions:
     """How to run it.
 
     Attributes:
-        identity_file: libp2p private key.
+        identity: Who it is on the network.
         listen: Multiaddrs to listen on.
         announce: Multiaddrs to tell others instead; empty: what libp2p finds out.
         relays: Peers that may relay for us, behind NAT.
@@ -43,7 +49,7 @@ class DaemonOptions:
         verbose: Let the daemon's own log through.
     """
 
-    identity_file: Path
+    identity: Identity
     listen: Sequence[str]
     announce: Sequence[str] = ()
     relays: Sequence[str] = ()
@@ -52,25 +58,71 @@ class DaemonOptions:
     verbose: bool = False
 
 
-def make_folder() -> Path:
-    """A private folder (0700) for the daemon's sockets; sweeps what dead ones left."""
-    parent = Path(tempfile.gettempdir())
-    for left in parent.glob(f"{FOLDER_PREFIX}*"):
+class SocketFolder:
+    """A private folder (0700) for the daemon's sockets, ours until `remove`.
+
+    Args:
+        path: Where.
+        lock: Descriptor of its locked file.
+    """
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock: int | None = lock
+
+    def remove(self) -> None:
+        """Take it away; safe to call twice."""
+        if self._lock is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._lock)
+            self._lock = None
+
+
+def make_folder() -> SocketFolder:
+    """A folder of our own; sweeps what dead ones left."""
+    sweep_folders()
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+        with contextlib.suppress(FileNotFoundError):  # swept, as that of one who died making it
+            lock = _locked(path / LOCK_FILE, os.O_CREAT)
+            if lock is not None:
+                return SocketFolder(path, lock)
+
+
+def sweep_folders() -> None:
+    """Remove the folders of processes that are gone."""
+    for path in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
         with contextlib.suppress(OSError):
-            if left.stat().st_uid == os.getuid() and _is_dead(left):
-                shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+            if path.stat().st_uid == os.getuid():
+                _sweep(path)
 
 
-def _is_dead(folder: Path) -> bool:
-    """Whether nobody listens there any more; a daemon that is just starting has no socket yet."""
-    sockets = list(folder.iterdir())
-    if not sockets:
-        return time.time() - folder.stat().st_mtime > STARTING_S
-    return all(_is_refused(path) for path in sockets)
+def _sweep(path: Path) -> None:
+    try:
+        lock = _locked(path / LOCK_FILE, 0)
+    except FileNotFoundError:  # its maker is just about to lock it, or died then
+        old = time.time() - path.stat().st_mtime > STARTING_S
+        if old and all(_is_refused(socket_path) for socket_path in path.iterdir()):
+            shutil.rmtree(path, ignore_errors=True)
+        return
+    if lock is not None:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked(path: Path, flags: int) -> int | None:
+    """A descriptor with the lock of this file; None when somebody else holds it."""
+    lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
 
 
 def _is_refused(path: Path) -> bool:
+    """Whether nobody listens on a socket."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(0.2)
         try:
@@ -92,7 +144,7 @@ async def spawn(
     """
     arguments = {
         "listen": f"/unix{folder / CONTROL_SOCKET}",
-        "id": str(options.identity_file),
+        "id": "/dev/stdin",
         "hostAddrs": ",".join(options.listen),
         "announceAddrs": ",".join(options.announce),
         "trustedRelays": ",".join(options.relays),
@@ -112,11 +164,14 @@ async def spawn(
     environment.setdefault("GOLOG_LOG_LEVEL", "info" if options.verbose else "fatal")
     if options.threads is not None:
         environment["GOMAXPROCS"] = str(options.threads)
+    key, writer = os.pipe()
+    os.write(writer, options.identity.to_libp2p())  # fits into any pipe
+    os.close(writer)
     try:
         return await asyncio.create_subprocess_exec(
             str(library.daemon),
             *(f"-{name}={value}" for name, value in arguments.items() if value),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=key,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env=environment,
@@ -127,6 +182,8 @@ async def spawn(
             f"the libp2p daemon cannot be started: {error}",
             hint="hivemind has it for Linux x86-64 and arm64 and for macOS arm64",
         ) from error
+    finally:
+        os.close(key)
 
 
 def start_error(last_line: str, options: DaemonOptions) -> ConfigError:

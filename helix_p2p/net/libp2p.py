@@ -10,12 +10,9 @@ dial has a deadline; a broken stream is `PeerLost`, to reader and writer.
 """
 
 import asyncio
-import contextlib
 import logging
-import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from helix_p2p.errors import ConfigError, NetworkError, PeerLost, PeerUnreachable
@@ -27,7 +24,6 @@ from helix_p2p.net.transport import Buffer, Handler, size_bytes
 from helix_p2p.types import PeerId
 
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
-IDENTITY_FILE = "libp2p.key"
 JOIN_BYTES = 128 * 1024
 """Up to here several buffers are copied into one write: a second system call costs more."""
 WAITING_BYTES = 64 * 1024
@@ -58,7 +54,6 @@ class Libp2pTransport:
         cls,
         identity: Identity,
         *,
-        state_dir: Path,
         listen: Sequence[str] = LOOPBACK,
         bootstrap: Sequence[str] = (),
         may_be_first: bool = False,
@@ -73,7 +68,6 @@ class Libp2pTransport:
 
         Args:
             identity: Our key; its peer id is our name on the network.
-            state_dir: Where the daemon's identity file goes (mode 0600).
             listen: Multiaddrs; port 0 takes any free one.
             bootstrap: Multiaddrs with `/p2p/`; all are tried at once, one suffices.
             may_be_first: Start even if none of them answers: others will dial us.
@@ -95,7 +89,7 @@ class Libp2pTransport:
             _check_address(library, address)
         others = [(peer, address) for peer, address in nodes if peer != identity.peer_id]
         options = DaemonOptions(
-            identity_file=_write_identity(identity, state_dir),
+            identity=identity,
             listen=listen,
             announce=announce,
             relays=[address for _peer, address in others] if nat else (),
@@ -367,18 +361,3 @@ def peer_of_address(address: str) -> PeerId:
             hint="copy the join line that the bootstrap node printed",
         )
     return PeerId(peer)
-
-
-def _write_identity(identity: Identity, state_dir: Path) -> Path:
-    path = state_dir / IDENTITY_FILE
-    temporary = path.with_suffix(f".{os.getpid()}")
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
-            f.write(identity.to_libp2p())
-        temporary.replace(path)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
-    return path

@@ -206,7 +206,6 @@ async def reaching(
     """
     transport = await Libp2pTransport.start(
         identity,
-        state_dir=state.path,
         listen=(f"/ip{_version(network.host)}/{network.host}/tcp/{network.port}",),
         bootstrap=_ways_in(belonging, network, state),
         may_be_first=not belonging.bootstrap,  # a swarm's first node, all others being down

@@ -4,9 +4,7 @@ Always: the guest has a key of its own for this one question and leaves nothing 
 """
 
 import secrets
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from helix_p2p.errors import ProtocolError
@@ -46,15 +44,14 @@ async def ask_remote_status(
         credentials=invite.credentials_for(guest.public_key),
     )
     peer = address.rpartition("/p2p/")[2]
-    with tempfile.TemporaryDirectory(prefix="helix-guest-") as folder:
-        transport = await Libp2pTransport.start(guest, state_dir=Path(folder), bootstrap=(address,))
-        try:
-            async with Requests(transport, Membership.of(lambda: admission)) as requests:
-                reply, data = await requests.ask(
-                    PeerId(peer), GetStatus(), timeout_s=timeout_s, addresses=(address,)
-                )
-        finally:
-            await transport.close()
+    transport = await Libp2pTransport.start(guest, bootstrap=(address,))
+    try:
+        async with Requests(transport, Membership.of(lambda: admission)) as requests:
+            reply, data = await requests.ask(
+                PeerId(peer), GetStatus(), timeout_s=timeout_s, addresses=(address,)
+            )
+    finally:
+        await transport.close()
     if not isinstance(reply, StatusReply):
         raise ProtocolError(f"{peer} answered with something that is no status")
     return status_object(data)

@@ -4,7 +4,6 @@ Always: options are checked before anything is started or written; what is heavy
 command that needs it, so `--help` answers at once.
 """
 
-import asyncio
 import sys
 import time
 from collections.abc import Callable
@@ -260,9 +259,10 @@ def status(
     elif invite is None:
         raise ConfigError("a peer elsewhere answers members only", hint="give an --invite as well")
     else:
+        from helix_p2p.cli.running import run_once
         from helix_p2p.node.remote import ask_remote_status
 
-        said = asyncio.run(ask_remote_status(address[0], invite))
+        said = run_once(ask_remote_status(address[0], invite))
     print_status(said, as_json=as_json)
 
 

@@ -5,7 +5,6 @@ imported) and ends in one finding. Always: nothing is changed on this machine; o
 fails does not keep the next from being made.
 """
 
-import asyncio
 import contextlib
 import functools
 import importlib.metadata
@@ -15,7 +14,6 @@ import platform
 import secrets
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -27,6 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from helix_p2p.cli.ports import check_port_is_free
+from helix_p2p.cli.running import run_once
 from helix_p2p.cli.units import format_duration, format_size
 from helix_p2p.errors import HelixError
 from helix_p2p.identity import Identity
@@ -216,19 +215,17 @@ def _dial(address: str | None) -> Finding:
     from helix_p2p.net.libp2p import Libp2pTransport
 
     async def reach() -> float:
-        with tempfile.TemporaryDirectory(prefix="helix-guest-") as folder:
-            began_s = time.monotonic()
-            transport = await Libp2pTransport.start(
-                Identity(secrets.token_bytes(32)),
-                state_dir=Path(folder),
-                bootstrap=() if address is None else (address,),
-                bootstrap_timeout_s=DIAL_TIMEOUT_S,
-            )
-            taken_s = time.monotonic() - began_s
-            await transport.close()
-            return taken_s
+        began_s = time.monotonic()
+        transport = await Libp2pTransport.start(
+            Identity(secrets.token_bytes(32)),
+            bootstrap=() if address is None else (address,),
+            bootstrap_timeout_s=DIAL_TIMEOUT_S,
+        )
+        taken_s = time.monotonic() - began_s
+        await transport.close()
+        return taken_s
 
-    taken_s = asyncio.run(reach())
+    taken_s = run_once(reach())
     if address is None:
         return Finding("libp2p", Verdict.GOOD, f"the daemon starts ({format_duration(taken_s)})")
     return Finding("bootstrap", Verdict.GOOD, f"{address} answers ({format_duration(taken_s)})")

@@ -17,6 +17,8 @@ from typing import Any
 
 import psutil
 
+from helix_p2p.net.daemon_start import sweep_folders
+
 BIN = Path(sys.executable).parent
 GRACE_S = 20.0
 Event = dict[str, Any]
@@ -234,6 +236,7 @@ class Lab:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         names = [process.name() for process in left if process.is_running()]
+        sweep_folders()  # of those that were killed, which the next start would do
         assert not names, f"left behind: {names}"
 
 

@@ -21,9 +21,9 @@ NOBODY = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWGTSzhShkoYo5Sc1wpKjanGDC7f9q7Bgy8mtqb
 
 
 @pytest.fixture
-async def peer(tmp_path: Path) -> AsyncIterator[FakePeer]:
+async def peer(tmp_path: Path, short_tmp: Path) -> AsyncIterator[FakePeer]:
     fake = FakeSwarm(tmp_path / "model")
-    transport = await Libp2pTransport.start(fake.identity_of(1), state_dir=tmp_path)
+    transport = await Libp2pTransport.start(fake.identity_of(1))
     try:
         yield await fake.add(transport=transport)
     finally:
@@ -45,6 +45,10 @@ def daemons_of(process: asyncio.subprocess.Process) -> list[int]:
     """Children of a process, whichever thread started them."""
     threads = Path(f"/proc/{process.pid}/task").glob("*/children")
     return [int(pid) for path in threads for pid in path.read_text().split()]
+
+
+def within(folder: Path) -> set[Path]:
+    return set(folder.iterdir())
 
 
 async def gone(pids: list[int]) -> None:
@@ -88,25 +92,69 @@ async def test_nobody_answers_is_unreachable(tmp_path: Path):
             pass
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_stopped_command_leaves_no_daemon_behind(
-    peer: FakePeer, tmp_path: Path, number: signal.Signals
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_stopped_command_leaves_no_daemon_and_no_file_behind(
+    peer: FakePeer, tmp_path: Path, short_tmp: Path, number: signal.Signals
 ):
     peer.pause_s = 0.1
     process = await start(
         "generate", peer.address, "--prompt", "hello", "--max-tokens", "200", cache=tmp_path
     )
     assert process.stdout is not None
+    before = within(short_tmp)
     await asyncio.wait_for(process.stdout.read(1), 60)
     children = daemons_of(process)
     assert children
+    assert len(within(short_tmp) - before) == 1
     process.send_signal(number)
     await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 130
+    assert within(short_tmp) == before
     await gone(children)
     async with asyncio.timeout(10):
         while not (peer.cancelled or peer.ended):  # noqa: ASYNC110 - either frees the session
             await asyncio.sleep(0.02)
+
+
+async def test_killed_client_leaves_no_key_and_its_folder_to_the_next_start(
+    peer: FakePeer, tmp_path: Path, short_tmp: Path
+):
+    peer.pause_s = 0.1
+    before = within(short_tmp)
+    asked = ("generate", peer.address, "--prompt", "hello", "--max-tokens", "200")
+    process = await start(*asked, cache=tmp_path)
+    assert process.stdout is not None
+    await asyncio.wait_for(process.stdout.read(1), 60)
+    children = daemons_of(process)
+    process.kill()
+    await process.wait()
+    [left] = within(short_tmp) - before
+    assert all(path.read_bytes() == b"" for path in within(left) if path.is_file())
+    await gone(children)
+    async with Swarm.connect(list(peer.addresses), cache=tmp_path):
+        assert left not in within(short_tmp)
+    assert within(short_tmp) == before
+
+
+async def test_terminal_that_is_closed_ends_the_conversation(
+    peer: FakePeer, tmp_path: Path, short_tmp: Path
+):
+    before = within(short_tmp)
+    ours, theirs = pty.openpty()
+    process = await start("chat", peer.address, cache=tmp_path, stdin=theirs)
+    os.close(theirs)
+    try:
+        os.write(ours, b"hello\n")
+        assert process.stdout is not None
+        async with asyncio.timeout(60):
+            while not peer.asked:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        process.send_signal(signal.SIGHUP)
+        await asyncio.wait_for(process.communicate(), 30)
+    finally:
+        os.close(ours)
+    assert process.returncode == 130
+    assert within(short_tmp) == before
 
 
 async def test_conversation_in_a_terminal_survives_ctrl_c(peer: FakePeer, tmp_path: Path):

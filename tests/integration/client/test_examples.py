@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 @pytest.fixture
 async def peer(tmp_path: Path) -> AsyncIterator[FakePeer]:
     fake = FakeSwarm(tmp_path / "model", context_tokens=2048)
-    transport = await Libp2pTransport.start(fake.identity_of(1), state_dir=tmp_path)
+    transport = await Libp2pTransport.start(fake.identity_of(1))
     try:
         yield await fake.add(transport=transport)
     finally:

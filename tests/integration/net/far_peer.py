@@ -6,7 +6,6 @@ Usage: far_peer.py SEED SWARM STATE_DIR. Prints one line of JSON, then for each 
 import asyncio
 import json
 import sys
-from pathlib import Path
 
 from helix_p2p.errors import HelixError
 from helix_p2p.identity import Identity
@@ -18,8 +17,8 @@ from helix_p2p.types import PeerId
 from helix_p2p.wire.registry import Message
 
 
-async def main(seed: int, swarm: str, state_dir: Path) -> None:
-    transport = await Libp2pTransport.start(Identity(bytes([seed]) * 32), state_dir=state_dir)
+async def main(seed: int, swarm: str) -> None:
+    transport = await Libp2pTransport.start(Identity(bytes([seed]) * 32))
 
     def echo(peer: PeerId, message: Message, payload: bytearray) -> None:
         say({"message": type(message).__name__})
@@ -39,4 +38,4 @@ def say(line: object) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))
+    asyncio.run(main(int(sys.argv[1]), sys.argv[2]))

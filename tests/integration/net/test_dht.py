@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,15 +31,13 @@ def anything(_key: str, _subkey: str | None, _value: bytes, _expires_in_s: float
 
 
 @asynccontextmanager
-async def swarm(
-    folder: Path, checks: Sequence[Any] = (owner_only,) * 3
-) -> AsyncIterator[list[Libp2pDirectory]]:
+async def swarm(checks: Sequence[Any] = (owner_only,) * 3) -> AsyncIterator[list[Libp2pDirectory]]:
     async with AsyncExitStack() as stack:
         nodes: list[Libp2pDirectory] = []
         entry: Sequence[str] = ()
         for number, check in enumerate(checks):
             transport = await Libp2pTransport.start(
-                Identity(bytes([number + 1]) * 32), state_dir=folder / str(number), bootstrap=entry
+                Identity(bytes([number + 1]) * 32), bootstrap=entry
             )
             stack.push_async_callback(transport.close)
             entry = entry or transport.addresses
@@ -50,8 +47,8 @@ async def swarm(
         yield nodes
 
 
-async def test_records_of_all_owners_are_found_by_all(tmp_path: Path) -> None:
-    async with swarm(tmp_path) as nodes:
+async def test_records_of_all_owners_are_found_by_all() -> None:
+    async with swarm() as nodes:
         for node, name in zip(nodes, NAMES, strict=True):
             assert await node.publish(KEYS[0], name, name.encode() + b"-1", 60.0)
         assert await nodes[0].publish(KEYS[0], "ann", b"ann-2", 70.0)
@@ -60,8 +57,8 @@ async def test_records_of_all_owners_are_found_by_all(tmp_path: Path) -> None:
         assert await nodes[1].look_up(KEYS[1]) == {}
 
 
-async def test_a_foreign_subkey_is_refused_by_writer_and_by_storing_nodes(tmp_path: Path) -> None:
-    async with swarm(tmp_path, (owner_only, owner_only, anything)) as (ann, ben, eve):
+async def test_a_foreign_subkey_is_refused_by_writer_and_by_storing_nodes() -> None:
+    async with swarm((owner_only, owner_only, anything)) as (ann, ben, eve):
         await ann.publish(KEYS[0], "ann", b"ann-1", 60.0)
         with pytest.raises(RecordRejected):
             await ben.publish(KEYS[0], "ann", b"ben says so", 60.0)
@@ -71,23 +68,23 @@ async def test_a_foreign_subkey_is_refused_by_writer_and_by_storing_nodes(tmp_pa
         assert await ben.look_up(KEYS[0]) == {"ann": b"ann-1"}
 
 
-async def test_a_plain_value_does_not_replace_the_records(tmp_path: Path) -> None:
-    async with swarm(tmp_path, (owner_only, owner_only, anything)) as (ann, ben, eve):
+async def test_a_plain_value_does_not_replace_the_records() -> None:
+    async with swarm((owner_only, owner_only, anything)) as (ann, ben, eve):
         await ann.publish(KEYS[0], "ann", b"ann-1", 60.0)
         await eve._node.store(KEYS[0], b"all mine", expiration_time=time.time() + 80.0)
         assert await ben.look_up(KEYS[0]) == {"ann": b"ann-1"}
         assert await ann.look_up(KEYS[0]) == {"ann": b"ann-1"}
 
 
-async def test_one_bad_record_does_not_hide_the_others_of_its_answer(tmp_path: Path) -> None:
-    async with swarm(tmp_path, (owner_only, owner_only, anything)) as (_ann, ben, eve):
+async def test_one_bad_record_does_not_hide_the_others_of_its_answer() -> None:
+    async with swarm((owner_only, owner_only, anything)) as (_ann, ben, eve):
         _put(eve, "ann", b"forged", 60.0)
         _put(eve, "cat", b"cat-1", 60.0)
         assert await ben.look_up(KEYS[0]) == {"cat": b"cat-1"}
 
 
-async def test_an_answer_cannot_claim_a_later_expiry_than_its_records(tmp_path: Path) -> None:
-    async with swarm(tmp_path, (owner_only, owner_only, anything)) as (_ann, ben, eve):
+async def test_an_answer_cannot_claim_a_later_expiry_than_its_records() -> None:
+    async with swarm((owner_only, owner_only, anything)) as (_ann, ben, eve):
         _put(eve, "cat", b"cat-1", 60.0)
         key_id = _key_id(KEYS[0])
         eve._node.protocol.storage.get(key_id).value.latest_expiration_time = float("inf")
@@ -99,8 +96,8 @@ async def test_an_answer_cannot_claim_a_later_expiry_than_its_records(tmp_path: 
         assert await ben.look_up(KEYS[0]) == {"cat": b"cat-1"}
 
 
-async def test_an_older_record_stored_again_does_not_shorten_the_newer_one(tmp_path: Path) -> None:
-    async with swarm(tmp_path, (owner_only, owner_only, anything)) as (ann, ben, eve):
+async def test_an_older_record_stored_again_does_not_shorten_the_newer_one() -> None:
+    async with swarm((owner_only, owner_only, anything)) as (ann, ben, eve):
         soon_s = time.time() + 1.0
         await ann.publish(KEYS[0], "ann", b"ann-2", 60.0)
         eve._node.protocol.storage.clear()
@@ -114,27 +111,24 @@ async def test_an_older_record_stored_again_does_not_shorten_the_newer_one(tmp_p
         assert await ann.look_up(KEYS[0]) == {"ann": b"ann-2"}
 
 
-async def test_records_expire(tmp_path: Path) -> None:
-    async with swarm(tmp_path, (owner_only, owner_only)) as (ann, ben):
+async def test_records_expire() -> None:
+    async with swarm((owner_only, owner_only)) as (ann, ben):
         await ann.publish(KEYS[0], "ann", b"ann-1", 0.5)
         await ann.publish(KEYS[0], "ben", b"ben-1", 60.0)
         await asyncio.sleep(0.6)
         assert await ben.look_up(KEYS[0]) == {"ben": b"ben-1"}
 
 
-async def test_records_survive_the_loss_of_the_entry_node(tmp_path: Path) -> None:
-    async with swarm(tmp_path) as (ann, ben, cat):
+async def test_records_survive_the_loss_of_the_entry_node() -> None:
+    async with swarm() as (ann, ben, cat):
         await ben.publish(KEYS[0], "ben", b"ben-1", 60.0)
         await ann.close()
         assert await cat.look_up(KEYS[0]) == {"ben": b"ben-1"}
 
 
-async def test_an_entry_node_without_a_dht_is_one_clear_line(tmp_path: Path) -> None:
+async def test_an_entry_node_without_a_dht_is_one_clear_line() -> None:
     async with AsyncExitStack() as stack:
-        ann, ben = [
-            await Libp2pTransport.start(Identity(bytes([n]) * 32), state_dir=tmp_path / str(n))
-            for n in (1, 2)
-        ]
+        ann, ben = [await Libp2pTransport.start(Identity(bytes([n]) * 32)) for n in (1, 2)]
         stack.push_async_callback(ann.close)
         stack.push_async_callback(ben.close)
         with pytest.raises(PeerUnreachable, match="no bootstrap node answered in the DHT"):

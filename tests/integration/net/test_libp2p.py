@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import socket
-import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -16,19 +15,16 @@ import pytest
 from helix_p2p.errors import ConfigError, PeerLost, PeerUnreachable
 from helix_p2p.identity import Identity
 from helix_p2p.net import libp2p
-from helix_p2p.net.libp2p import IDENTITY_FILE, Libp2pTransport
+from helix_p2p.net.libp2p import Libp2pTransport
 from helix_p2p.net.transport import Stream
 
 ANN, BEN, EVE = (Identity(bytes([n]) * 32) for n in (1, 2, 3))
 
 
 @asynccontextmanager
-async def transport(
-    identity: Identity, folder: Path, **options: object
-) -> AsyncIterator[Libp2pTransport]:
+async def transport(identity: Identity, **options: object) -> AsyncIterator[Libp2pTransport]:
     started = await Libp2pTransport.start(
         identity,
-        state_dir=folder / identity.peer_id,
         **options,  # type: ignore[arg-type]
     )
     try:
@@ -37,8 +33,8 @@ async def transport(
         await started.close()
 
 
-async def test_streams_are_authenticated_and_carry_large_buffers(tmp_path: Path) -> None:
-    async with transport(ANN, tmp_path) as ann, transport(BEN, tmp_path) as ben:
+async def test_streams_are_authenticated_and_carry_large_buffers() -> None:
+    async with transport(ANN) as ann, transport(BEN) as ben:
         remotes = []
 
         async def echo(stream: Stream) -> None:
@@ -61,19 +57,25 @@ async def test_streams_are_authenticated_and_carry_large_buffers(tmp_path: Path)
         await stream.close()
 
 
-async def test_close_leaves_no_daemon_and_no_socket_behind(tmp_path: Path) -> None:
-    async with transport(ANN, tmp_path) as ann:
+def within(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+async def test_close_leaves_no_daemon_and_no_socket_behind(short_tmp: Path) -> None:
+    async with transport(ANN) as ann:
         pid = ann.daemon_pid
         assert os.getpgid(pid) != os.getpgid(0)  # Ctrl-C is ours; the daemon leaves last
-        key = tmp_path / ANN.peer_id / IDENTITY_FILE
-        assert stat.S_IMODE(key.stat().st_mode) == 0o600
-        assert key.read_bytes() == ANN.to_libp2p()
+        [folder] = within(short_tmp)
+        assert folder.stat().st_mode & 0o777 == 0o700
+        files = [path for path in within(folder) if path.is_file()]
+        assert [path.read_bytes() for path in files] == [b""]  # a lock, and no key
+    assert within(short_tmp) == []
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
-async def test_dial_failures_say_why(tmp_path: Path) -> None:
-    async with transport(ANN, tmp_path) as ann, transport(BEN, tmp_path) as ben:
+async def test_dial_failures_say_why() -> None:
+    async with transport(ANN) as ann, transport(BEN) as ben:
         with pytest.raises(PeerUnreachable, match="protocols not supported"):
             await ann.open(BEN.peer_id, "/none", addresses=ben.addresses)
         with pytest.raises(PeerUnreachable, match="connection refused"):
@@ -82,44 +84,44 @@ async def test_dial_failures_say_why(tmp_path: Path) -> None:
             await ann.open(EVE.peer_id, "/x", addresses=ben.addresses)  # somebody else is there
 
 
-async def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
+async def test_a_port_in_use_is_one_clear_line() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         listen = [f"/ip4/127.0.0.1/tcp/{taken.getsockname()[1]}"]
         with pytest.raises(ConfigError, match="port is in use"):
-            async with transport(ANN, tmp_path, listen=listen):
+            async with transport(ANN, listen=listen):
                 pass
 
 
-async def test_one_of_several_bootstraps_suffices(tmp_path: Path) -> None:
+async def test_one_of_several_bootstraps_suffices() -> None:
     with socket.socket() as mute:  # accepts and says nothing
         mute.bind(("127.0.0.1", 0))
         mute.listen()
         silent = f"/ip4/127.0.0.1/tcp/{mute.getsockname()[1]}/p2p/{EVE.peer_id}"
-        async with transport(ANN, tmp_path) as ann:
+        async with transport(ANN) as ann:
             bootstrap = [silent, *ann.addresses]
-            async with asyncio.timeout(4), transport(BEN, tmp_path, bootstrap=bootstrap) as ben:
+            async with asyncio.timeout(4), transport(BEN, bootstrap=bootstrap) as ben:
                 await ben.serve("/x", _nothing)
                 await (await ann.open(BEN.peer_id, "/x")).close()
 
 
-async def test_no_bootstrap_answering_is_one_clear_line_in_time(tmp_path: Path) -> None:
+async def test_no_bootstrap_answering_is_one_clear_line_in_time() -> None:
     dead = [f"/ip4/127.0.0.1/tcp/1/p2p/{EVE.peer_id}"]
     with pytest.raises(PeerUnreachable, match=r"no bootstrap node answered.*connection refused"):
-        async with transport(ANN, tmp_path, bootstrap=dead):
+        async with transport(ANN, bootstrap=dead):
             pass
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
         silent = [f"/ip4/127.0.0.1/tcp/{mute.getsockname()[1]}/p2p/{EVE.peer_id}"]
         with pytest.raises(PeerUnreachable, match=r"did not answer in 0\.5 s"):
-            async with transport(ANN, tmp_path, bootstrap=silent, bootstrap_timeout_s=0.5):
+            async with transport(ANN, bootstrap=silent, bootstrap_timeout_s=0.5):
                 pass
 
 
-async def test_a_dead_daemon_is_noticed_and_breaks_nothing_else(tmp_path: Path) -> None:
-    async with transport(ANN, tmp_path) as ann, transport(BEN, tmp_path) as ben:
+async def test_a_dead_daemon_is_noticed_and_breaks_nothing_else() -> None:
+    async with transport(ANN) as ann, transport(BEN) as ben:
         await ben.serve("/wait", _wait)
         stream = await ann.open(BEN.peer_id, "/wait", addresses=ben.addresses)
         os.kill(ann.daemon_pid, signal.SIGKILL)
@@ -133,10 +135,10 @@ async def test_a_dead_daemon_is_noticed_and_breaks_nothing_else(tmp_path: Path) 
 
 
 async def test_one_peer_cannot_take_all_streams(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(libp2p, "STREAMS_PER_PEER", 2)
-    async with transport(ANN, tmp_path) as ann, transport(BEN, tmp_path) as ben:
+    async with transport(ANN) as ann, transport(BEN) as ben:
         await ben.serve("/wait", _wait)
         streams = [await ann.open(BEN.peer_id, "/wait", addresses=ben.addresses) for _ in range(3)]
         async with asyncio.timeout(5):
@@ -150,9 +152,9 @@ async def test_one_peer_cannot_take_all_streams(
             await stream.close()
 
 
-def test_the_same_under_uvloop(tmp_path: Path) -> None:
+def test_the_same_under_uvloop() -> None:
     uvloop = pytest.importorskip("uvloop")
-    uvloop.run(test_streams_are_authenticated_and_carry_large_buffers(tmp_path))
+    uvloop.run(test_streams_are_authenticated_and_carry_large_buffers())
 
 
 def test_hivemind_leaves_no_mark_on_the_process() -> None:
@@ -179,9 +181,9 @@ assert before == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, s
 
 
 @pytest.mark.parametrize("address", ["nonsense", "/ip4/127.0.0.1/tcp/1", "/ip4/1.2.3.4/tcp/1/p2p/"])
-async def test_malformed_bootstrap_addresses_are_refused(tmp_path: Path, address: str) -> None:
+async def test_malformed_bootstrap_addresses_are_refused(address: str) -> None:
     with pytest.raises(ConfigError):
-        async with transport(ANN, tmp_path, bootstrap=[address]):
+        async with transport(ANN, bootstrap=[address]):
             pass
 
 

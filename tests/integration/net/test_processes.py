@@ -3,16 +3,12 @@
 import asyncio
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from helix_p2p.errors import HandshakeRefused, HelixError, PeerLost
 from helix_p2p.identity import Identity
@@ -59,13 +55,12 @@ class Near:
 
 
 @asynccontextmanager
-async def far_process(folder: Path, swarm: str) -> AsyncIterator[tuple[Any, dict[str, Any]]]:
+async def far_process(swarm: str) -> AsyncIterator[tuple[Any, dict[str, Any]]]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         far_peer.__file__,
         "2",
         swarm,
-        str(folder / "far"),
         stdout=asyncio.subprocess.PIPE,
         cwd=Path(far_peer.__file__).parents[3],
     )
@@ -86,8 +81,8 @@ async def far_process(folder: Path, swarm: str) -> AsyncIterator[tuple[Any, dict
 
 
 @asynccontextmanager
-async def near(folder: Path, addresses: list[str]) -> AsyncIterator[Near]:
-    transport = await Libp2pTransport.start(Identity(bytes([1]) * 32), state_dir=folder / "near")
+async def near(addresses: list[str]) -> AsyncIterator[Near]:
+    transport = await Libp2pTransport.start(Identity(bytes([1]) * 32))
     end = Near(transport, addresses)
     try:
         async with end.links:
@@ -96,12 +91,10 @@ async def near(folder: Path, addresses: list[str]) -> AsyncIterator[Near]:
         await transport.close()
 
 
-async def test_a_killed_process_is_lost_at_once_and_its_daemon_goes(
-    tmp_path: Path,
-) -> None:
+async def test_a_killed_process_is_lost_at_once_and_its_daemon_goes() -> None:
     async with (
-        far_process(tmp_path, "swarm") as (process, hello),
-        near(tmp_path, hello["addresses"]) as end,
+        far_process("swarm") as (process, hello),
+        near(hello["addresses"]) as end,
     ):
         end.links.send(FAR, Probe(1), b"x" * 100_000)
         await end.until(lambda: end.received)
@@ -116,28 +109,26 @@ async def test_a_killed_process_is_lost_at_once_and_its_daemon_goes(
 
 
 async def test_what_a_killed_process_leaves_is_swept_by_the_next_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_tmp: Path,
 ) -> None:
-    short = Path(tempfile.mkdtemp(prefix="sweep-"))  # a unix socket's path has at most 107 bytes
-    monkeypatch.setenv("TMPDIR", str(short))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    try:
-        async with far_process(tmp_path, "swarm") as (process, hello):
-            [left] = _names(short)
+    async with far_process("swarm") as (process, hello):
+        [left] = _names(short_tmp)
+        async with near([]):
+            assert len(_names(short_tmp)) == 2, "a living process's folder is its own"
             process.kill()
-            await gone(hello["daemon"], timeout_s=20.0)
-        async with near(tmp_path, []):
-            [ours] = _names(short)
-            assert ours != left
-        assert _names(short) == []
-    finally:
-        shutil.rmtree(short)
+            await process.wait()
+            assert left in _names(short_tmp)
+        await gone(hello["daemon"], timeout_s=20.0)
+    async with near([]):
+        [ours] = _names(short_tmp)
+        assert ours != left
+    assert _names(short_tmp) == []
 
 
-async def test_a_frozen_process_is_lost_in_seconds_and_found_again(tmp_path: Path) -> None:
+async def test_a_frozen_process_is_lost_in_seconds_and_found_again() -> None:
     async with (
-        far_process(tmp_path, "swarm") as (process, hello),
-        near(tmp_path, hello["addresses"]) as end,
+        far_process("swarm") as (process, hello),
+        near(hello["addresses"]) as end,
     ):
         end.links.send(FAR, Probe(1))
         await end.until(lambda: end.received)
@@ -158,10 +149,10 @@ async def test_a_frozen_process_is_lost_in_seconds_and_found_again(tmp_path: Pat
                 await asyncio.sleep(0.2)
 
 
-async def test_a_stranger_delivers_no_byte_and_is_told_why(tmp_path: Path) -> None:
+async def test_a_stranger_delivers_no_byte_and_is_told_why() -> None:
     async with (
-        far_process(tmp_path, "other swarm") as (process, hello),
-        near(tmp_path, hello["addresses"]) as end,
+        far_process("other swarm") as (process, hello),
+        near(hello["addresses"]) as end,
     ):
         end.links.send(FAR, Probe(1), b"secret")
         await end.until(lambda: end.lost)

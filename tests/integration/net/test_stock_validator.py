@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,13 +61,12 @@ def announcement() -> bytes:
 
 
 @asynccontextmanager
-async def attacked(folder: Path, kind: str) -> AsyncIterator[Attacked]:
+async def attacked(kind: str) -> AsyncIterator[Attacked]:
     async with AsyncExitStack() as stack:
         transports = []
         for number in range(2):
             transport = await Libp2pTransport.start(
                 Identity(bytes([number + 1]) * 32),
-                state_dir=folder / str(number),
                 bootstrap=transports[0].addresses if transports else (),
             )
             stack.push_async_callback(transport.close)
@@ -110,18 +108,16 @@ both = pytest.mark.parametrize(("kind", "falls"), [("stock", True), ("ours", Fal
 
 
 @both
-async def test_unsigned_plain_value_that_replaces_everyones_records(
-    tmp_path: Path, kind: str, falls: bool
-) -> None:
-    async with attacked(tmp_path, kind) as victim:
+async def test_unsigned_plain_value_that_replaces_everyones_records(kind: str, falls: bool) -> None:
+    async with attacked(kind) as victim:
         taken = await victim.store("all mine", time.time() + 90.0, None)
         assert taken == falls
         assert victim.honest_stands() != falls
 
 
 @both
-async def test_record_that_never_expires(tmp_path: Path, kind: str, falls: bool) -> None:
-    async with attacked(tmp_path, kind) as victim:
+async def test_record_that_never_expires(kind: str, falls: bool) -> None:
+    async with attacked(kind) as victim:
         # good but for its expiry
         assert await victim.store(announcement(), math.inf, ANN.peer_id) == falls
         assert math.isinf(victim.kept.expiration_time) == falls
@@ -129,8 +125,8 @@ async def test_record_that_never_expires(tmp_path: Path, kind: str, falls: bool)
 
 
 @both
-async def test_bomb_of_subkeys_by_one_who_owns_none(tmp_path: Path, kind: str, falls: bool) -> None:
-    async with attacked(tmp_path, kind) as victim:
+async def test_bomb_of_subkeys_by_one_who_owns_none(kind: str, falls: bool) -> None:
+    async with attacked(kind) as victim:
         library = lean_hivemind.load()
         packed = library.serializer_class.dumps(b"x" * 100)
         key_id = library.key_class.generate(source=KEY)

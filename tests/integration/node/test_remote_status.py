@@ -3,7 +3,6 @@
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
@@ -35,11 +34,11 @@ def invite_of(root: Identity, expires_unix_s: float = 4e9) -> str:
 
 
 @asynccontextmanager
-async def node(folder: Path) -> AsyncIterator[str]:
+async def node() -> AsyncIterator[str]:
     """A node that answers questions; gives its address."""
     admission = found_swarm(ROOT, NODE, "ab" * 32).admission()
     assert admission.swarm == swarm_id_of(ROOT.public_key)
-    transport = await Libp2pTransport.start(NODE, state_dir=folder)
+    transport = await Libp2pTransport.start(NODE)
     service = ControlService(
         plan=lambda _hash: None, members=tuple, files={}, status=lambda: json.dumps(STATUS).encode()
     )
@@ -50,13 +49,13 @@ async def node(folder: Path) -> AsyncIterator[str]:
         await transport.close()
 
 
-async def test_guest_with_an_invite_is_answered(tmp_path: Path) -> None:
-    async with node(tmp_path) as address:
+async def test_guest_with_an_invite_is_answered() -> None:
+    async with node() as address:
         assert await ask_remote_status(address, invite_of(ROOT)) == STATUS
 
 
-async def test_guest_of_another_swarm_is_refused(tmp_path: Path) -> None:
-    async with node(tmp_path) as address:
+async def test_guest_of_another_swarm_is_refused() -> None:
+    async with node() as address:
         with pytest.raises(ProtocolError):
             await ask_remote_status(address, invite_of(OTHER_ROOT))
 
@@ -66,8 +65,8 @@ async def test_expired_invite_is_refused_before_anything_is_started() -> None:
         await ask_remote_status("/ip4/127.0.0.1/tcp/1/p2p/x", invite_of(ROOT, 1000.0))
 
 
-async def test_nobody_there_is_one_clear_error(tmp_path: Path) -> None:
-    async with node(tmp_path) as address:
+async def test_nobody_there_is_one_clear_error() -> None:
+    async with node() as address:
         pass
     with pytest.raises(PeerUnreachable):
         await ask_remote_status(address, invite_of(ROOT))

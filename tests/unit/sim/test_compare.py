@@ -135,6 +135,12 @@ def test_compare_writes_report_json_and_csv(tmp_path):
     assert len(kept["runs"]) == len((tmp_path / "out" / "runs.csv").read_text().split()) - 1 == 8
 
 
+def test_compare_says_that_a_file_is_missing_before_what_else_lacks():
+    result = CliRunner().invoke(cli, ["compare", "nofile.toml"])
+    assert isinstance(result.exception, ConfigError)
+    assert "nofile.toml: cannot be read" in str(result.exception)
+
+
 def test_simulate_prints_figures_and_the_trace(tmp_path):
     path = tmp_path / "small.toml"
     path.write_text(SMALL)
