@@ -3,7 +3,11 @@
 Coverage-guided fuzzing is `./scripts/fuzz`; what it found worth keeping is read again here.
 """
 
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from random import Random
 
 import msgspec
@@ -19,6 +23,7 @@ from tests.fuzz import corpus, seeds
 from tests.fuzz.decoders import Decoder, decoders
 from tests.fuzz.judge import Judge
 from tests.fuzz.mutation import bombs, mutate_bytes
+from tests.fuzz.run import last_input
 from tests.fuzz.trees import opened, sealed
 
 FRESH = 300
@@ -105,6 +110,32 @@ def test_judge_finds_what_must_not_be():
     assert findings_of(spin) == {"time"}
     assert findings_of(bytes, again=lambda value: (b"1", b"2")) == {"canonical"}
     assert findings_of(bytes, again=lambda value: (value, value)) == set()
+
+
+HANGS = """
+import sys
+from pathlib import Path
+from tests.fuzz import run
+from tests.fuzz.decoders import Decoder
+from tests.fuzz.judge import Judge
+
+def read(data):
+    while data == b"for ever":
+        pass
+
+run.HANGS_CPU_S = 0.3
+watched = run._watched(Path(sys.argv[1]), Judge(Decoder("x", read, lambda: [b""], 100)), 100)
+watched(b"short")
+watched(b"for ever")
+"""
+
+
+def test_input_on_which_a_decoder_hangs_is_found_by_processor_time(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-c", HANGS, tmp_path], cwd=Path(__file__).parents[2], check=False
+    )
+    assert ended.returncode == -signal.SIGPROF
+    assert last_input(tmp_path) == b"for ever"
 
 
 def test_changed_tree_is_signed_anew_so_that_what_lies_behind_is_reached():
