@@ -7,6 +7,7 @@ is ever given more than it has room for.
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from helix_p2p.session.messages import Delivered, Refused
@@ -70,11 +71,10 @@ class _Listening(ServingSwarm):
         super().__init__(setup, rules, seed)
         self.refusals: Counter[str] = Counter()
 
-    def deliver(self, source: PeerId, message: Delivered | Refused) -> None:
-        """Something arrived at a client."""
-        if isinstance(message, Refused):
-            self.refusals[message.failure.code] += 1
-        super().deliver(source, message)
+    def answer(self, source: PeerId, messages: Sequence[Delivered | Refused]) -> None:
+        """A peer says something to clients."""
+        self.refusals.update(m.failure.code for m in messages if isinstance(m, Refused))
+        super().answer(source, messages)
 
 
 def overload(name: str) -> Overload:

@@ -8,8 +8,10 @@ released twice counts once. The unit is tokens × layers, in whole blocks, as th
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from heapq import heappop, heappush
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from helix_p2p.errors import Busy
 from helix_p2p.types import LayerRange, PeerId, SessionId
@@ -24,8 +26,7 @@ def token_layers_of(kv_tokens: int, layers: LayerRange) -> int:
     return -(-max(1, kv_tokens) // BLOCK_TOKENS) * BLOCK_TOKENS * len(layers)
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(Struct, frozen=True, gc=False):
     """One session's room.
 
     Attributes:
@@ -116,6 +117,8 @@ class KvLedger:
 
     def expired(self, now_s: float) -> tuple[SessionId, ...]:
         """Sessions whose reservation has run out."""
+        if not self._ends or self._ends[0][0] > now_s:
+            return ()
         due: dict[SessionId, float] = {}
         while self._ends and self._ends[0][0] <= now_s:
             expires_s, session = heappop(self._ends)

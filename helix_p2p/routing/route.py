@@ -11,12 +11,16 @@ leads to the end (a peer was just lost, a plan is not loaded yet), any legal edg
 on without a planner.
 """
 
+from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from helix_p2p.planning.plan import Placement
 from helix_p2p.routing.iwrr import InterleavedRoundRobin
 from helix_p2p.types import LayerRange, PeerId
+
+VIEWS_KEPT = 4
+"""Peers without room are masked for moments, so the same few views come again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ class Router:
         self._edges: dict[PeerId | None, dict[PeerId, int]] = {}
         self._planned: dict[PeerId | None, InterleavedRoundRobin[PeerId]] = {}
         self._spare: dict[PeerId | None, InterleavedRoundRobin[PeerId]] = {}
-        self._ways: _Ways | None = None
+        self._ways: deque[_Ways] = deque(maxlen=VIEWS_KEPT)
         self._hops: dict[tuple[PeerId, int, int], Hop] = {}
 
     def follow(self, placement: Placement) -> None:
@@ -119,7 +123,7 @@ class Router:
             if flow.target is not None:
                 edges.setdefault(flow.source, {})[flow.target] = flow.mtokens_per_s
         self._edges = edges
-        self._ways = None
+        self._ways.clear()
         self._hops = {}
         self._planned = {
             source: self._planned.get(source, InterleavedRoundRobin()) for source in edges
@@ -177,9 +181,12 @@ class Router:
         return known
 
     def _ways_of(self, serving: Mapping[PeerId, LayerRange]) -> _Ways:
-        if self._ways is None or self._ways.serving != serving:
-            self._ways = _Ways(serving, self._layers, self._edges)
-        return self._ways
+        for ways in self._ways:
+            if ways.serving == serving:
+                return ways
+        fresh = _Ways(serving, self._layers, self._edges)
+        self._ways.append(fresh)
+        return fresh
 
     def _step(
         self, source: PeerId | None, ways: _Ways, cost: float, preferred: PeerId | None = None

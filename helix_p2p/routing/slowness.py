@@ -78,11 +78,16 @@ class SlowPeers:
 
     def _charge(self, peers: tuple[PeerId, ...], step_s: float, now_s: float) -> None:
         for peer in peers:
-            pace = self._paces.setdefault(peer, _Pace(step_s))
-            pace.best_s = min(pace.best_s, step_s)
+            pace = self._paces.get(peer)
+            if pace is None:
+                pace = self._paces[peer] = _Pace(step_s)
+            if step_s < pace.best_s:
+                pace.best_s = step_s
             pace.recent.append((now_s, step_s))
         for peer in peers:
             pace = self._paces[peer]
+            if step_s <= SLOWER * pace.best_s:
+                continue  # its best recent span is no longer than this one
             since_s = pace.recent[0][0]
             if len(pace.recent) < SPANS or now_s - since_s > RECENT_S:
                 continue

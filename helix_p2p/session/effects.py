@@ -5,7 +5,7 @@ machines hand it back and never look inside. Values hold no cycles, so the colle
 at them (`gc=False`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Generic, NewType, TypeVar
 
 from msgspec import Struct
@@ -47,8 +47,7 @@ class Deliver(Struct, frozen=True, gc=False):
     message: Delivered | Refused
 
 
-@dataclass(frozen=True, slots=True)
-class OpenCache:
+class OpenCache(Struct, frozen=True, gc=False):
     """Open a KV cache in the engine; keeps what it holds when the layers are the same.
 
     Attributes:
@@ -61,8 +60,7 @@ class OpenCache:
     begin: KvCopy | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CloseCache:
+class CloseCache(Struct, frozen=True, gc=False):
     """Free a KV cache in the engine."""
 
     session: SessionId
@@ -107,12 +105,14 @@ class RunStep(Struct, Generic[P], frozen=True, gc=False):
     """Run a batch in the engine; answer with `on_step_done` or `on_step_failed`.
 
     Attributes:
+        rows: One per session; in a decode step they are columns (`decode_rows.py`), and each row is
+            made when it is looked at.
         takes_tokens: The rows' payloads are token ids, not activations.
     """
 
     phase: Phase
     layers: LayerRange
-    rows: tuple[StepRow[P], ...]
+    rows: Sequence[StepRow[P]]
     takes_tokens: bool
 
 

@@ -14,7 +14,7 @@ from helix_p2p.types import PeerId
 
 def openings(generation: Generation, me: PeerId, epoch: int) -> list[Send]:
     """An `Open` for each stage of its route, first to last."""
-    route = generation.route
+    route, kv_tokens = generation.route, generation.kv_tokens
     sends = []
     for index, hop in enumerate(route):
         is_last = index == len(route) - 1
@@ -26,7 +26,7 @@ def openings(generation: Generation, me: PeerId, epoch: int) -> list[Send]:
             entry=me,
             previous=route[index - 1].peer if index else me,
             next=None if is_last else route[index + 1].peer,
-            kv_tokens=generation.kv_tokens,
+            kv_tokens=kv_tokens,
             last=_last_stage(generation) if is_last else None,
             prefix=_prefix(generation, index, len(generation.tokens) - 1),
         )

@@ -19,6 +19,7 @@ from typing import Generic, TypeVar
 
 from msgspec.structs import replace
 
+from helix_p2p.session.decode_rows import DecodeRows, merged
 from helix_p2p.session.effects import StepRow
 from helix_p2p.session.messages import Phase
 from helix_p2p.types import PeerId, SessionId
@@ -51,14 +52,15 @@ class Inbox(Generic[P]):
     fills: bool = False
     congested: set[PeerId] = field(default_factory=set)
     positions: int = 0
-    _decode: deque[StepRow[P]] = field(default_factory=deque)
+    _decode: deque[DecodeRows[P]] = field(default_factory=deque)
+    _decode_rows: int = 0
     _prefill: OrderedDict[SessionId, deque[StepRow[P]]] = field(default_factory=OrderedDict)
     _turn: _Turn = _Turn.DECODE
 
     @property
     def rows(self) -> int:
         """All rows that wait."""
-        return len(self._decode) + sum(len(chunks) for chunks in self._prefill.values())
+        return self._decode_rows + sum(len(chunks) for chunks in self._prefill.values())
 
     @property
     def prefill_waits(self) -> bool:
@@ -71,31 +73,41 @@ class Inbox(Generic[P]):
 
     def first_position(self, session: SessionId) -> int | None:
         """Where a session's waiting rows begin; None when none waits."""
-        rows = (*self._prefill.get(session, ()), *self._decode)
+        decode = (row for batch in self._decode if session in batch.sessions for row in batch)
+        rows = (*self._prefill.get(session, ()), *decode)
         return min((row.position for row in rows if row.open.session == session), default=None)
 
-    def put(self, phase: Phase, rows: Sequence[StepRow[P]]) -> None:
-        """Add the rows of a frame."""
-        if phase is Phase.DECODE:
-            self.positions += len(rows)
-            self._decode.extend(rows)
-            return
+    def put_prefill(self, rows: Sequence[StepRow[P]]) -> None:
+        """Add the rows of a frame of prompts."""
         for row in rows:
             self.positions += row.count
             self._prefill.setdefault(row.open.session, deque()).append(row)
 
+    def put_decode(self, batch: DecodeRows[P]) -> None:
+        """Add rows of a decode frame, one per session."""
+        self.positions += len(batch)
+        self._decode_rows += len(batch)
+        self._decode.append(batch)
+
     def forget(self, session: SessionId) -> None:
         """A session is over."""
-        gone = [*self._prefill.pop(session, ())]
-        mine = [row for row in self._decode if row.open.session == session]
-        if mine:
-            gone += mine
-            self._decode = deque(row for row in self._decode if row.open.session != session)
-        self.positions -= sum(row.count for row in gone)
+        if (chunks := self._prefill.pop(session, None)) is not None:
+            self.positions -= sum(row.count for row in chunks)
+        if not any(session in batch.sessions for batch in self._decode):
+            return
+        batches, self._decode = self._decode, deque()
+        for batch in batches:
+            others = [i for i, name in enumerate(batch.sessions) if name != session]
+            gone = len(batch) - len(others)
+            self.positions -= gone
+            self._decode_rows -= gone
+            if others:
+                self._decode.append(batch.pick(others) if gone else batch)
 
-    def take(self) -> tuple[Phase, list[StepRow[P]]] | None:
+    def take(self) -> tuple[Phase, Sequence[StepRow[P]]] | None:
         """The next batch, None when nothing can run."""
         decode_first = self._turn is _Turn.DECODE
+        rows: Sequence[StepRow[P]]
         rows = self._take_decode() if decode_first else self._take_prefill()
         if rows:
             phase = Phase.DECODE if decode_first else Phase.PREFILL
@@ -112,34 +124,40 @@ class Inbox(Generic[P]):
             self.positions -= sum(row.count for row in rows)
         return phase, rows
 
-    def _take_decode(self) -> list[StepRow[P]]:
+    def _take_decode(self) -> Sequence[StepRow[P]]:
         """All waiting decode rows that share the first one's layers, one per session."""
         if not self._decode:
-            return []
-        layers = self._decode[0].open.layers
-        start, end = layers.start, layers.end
-        if len(self._decode) <= self.decode_batch:  # nearly always they all go together
-            waiting = list(self._decode)
-            opens = [row.open for row in waiting]
-            names = {open_.session for open_ in opens}
-            alike = [(o.layers.start, o.layers.end) for o in opens].count((start, end))
-            if alike == len(names) == len(waiting):
-                self._decode.clear()
-                return waiting
-        taken: dict[SessionId, StepRow[P]] = {}
-        left: list[StepRow[P]] = []
-        room = self.decode_batch
-        for row in self._decode:
-            open_ = row.open
-            layers = open_.layers
-            if room and layers.start == start and layers.end == end and open_.session not in taken:
-                taken[open_.session] = row
-                room -= 1
-            else:
-                left.append(row)
+            return ()
+        batches = list(self._decode)
         self._decode.clear()
-        self._decode.extend(left)
-        return list(taken.values())
+        waiting = merged(batches)
+        spans = {way.span for way in waiting.ways}
+        if len(spans) > 1 or (len(batches) > 1 and len({*waiting.sessions}) < len(waiting)):
+            taken = self._sort_out(waiting)
+        elif len(waiting) > self.decode_batch:
+            taken = waiting[: self.decode_batch]
+            self._decode.append(waiting[self.decode_batch :])
+        else:  # nearly always they all go together
+            taken = waiting
+        self._decode_rows -= len(taken)
+        return taken
+
+    def _sort_out(self, waiting: DecodeRows[P]) -> DecodeRows[P]:
+        """Those that run together; what is left waits on."""
+        span = waiting.members[0].way.span
+        taken: dict[SessionId, int] = {}
+        left: list[int] = []
+        for index, (name, member) in enumerate(zip(waiting.sessions, waiting.members, strict=True)):
+            fits = len(taken) < self.decode_batch and member.way.span == span
+            if fits and name not in taken:
+                taken[name] = index
+            else:
+                left.append(index)
+        if len({waiting.sessions[index] for index in left}) == len(left):
+            self._decode.extend([waiting.pick(left)] if left else ())
+        else:
+            self._decode.extend([waiting.pick((index,)) for index in left])
+        return waiting.pick(tuple(taken.values()))
 
     def _take_prefill(self) -> list[StepRow[P]]:
         """Chunks of different sessions that share layers, up to the chunk size together."""

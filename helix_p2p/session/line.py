@@ -57,11 +57,14 @@ class Line:
 
     def next(self) -> Generation:
         """Who is to be opened next; somebody waits."""
-        running = self._on_pipelines
-        return min(
-            self._waiting.values(),
-            key=lambda g: (not g.interrupted, running[g.identity], g.arrival),
-        )
+        running = self._on_pipelines.get
+        chosen, least = None, (True, 0, 0)
+        for one in self._waiting.values():
+            rank = (not one.interrupted, running(one.identity, 0), one.arrival)
+            if chosen is None or rank < least:
+                chosen, least = one, rank
+        assert chosen is not None, "somebody waits"
+        return chosen
 
     def check_share(self, identity: PeerId, limits: EntryLimits) -> Generation | None:
         """Whether a client may add a generation.

@@ -199,8 +199,7 @@ class LastStage:
     history: Tokens = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
+class Open(Struct, frozen=True, gc=False):
     """Reserve a stage's KV cache before anything is computed.
 
     Attributes:
@@ -228,8 +227,7 @@ class Open:
     prefix: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Struct, frozen=True, gc=False):
     """The stage's answer: reserved, or why not.
 
     Attributes:
@@ -243,8 +241,7 @@ class Opened:
     reused: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(Struct, frozen=True, gc=False):
     """The session is over on this stage; its KV cache is free.
 
     Attributes:

@@ -22,7 +22,16 @@ from helix_p2p.errors import Busy, HelixError, NotServing, PeerLost, ProtocolErr
 from helix_p2p.routing.admission import KvLedger, token_layers_of
 from helix_p2p.routing.shares import FairShares
 from helix_p2p.session import stage_frames
-from helix_p2p.session.effects import CloseCache, Effect, OpenCache, Send, SendRows, StepRow
+from helix_p2p.session.decode_rows import DecodeRows, batches_of
+from helix_p2p.session.effects import (
+    CloseCache,
+    Effect,
+    OpenCache,
+    RunStep,
+    Send,
+    SendRows,
+    StepRow,
+)
 from helix_p2p.session.limits import ModelLimits, check_open
 from helix_p2p.session.messages import (
     Close,
@@ -33,8 +42,9 @@ from helix_p2p.session.messages import (
     StageFailed,
     failure_of,
 )
+from helix_p2p.session.open_sessions import StageSessions
 from helix_p2p.session.reuse import Reuse, cache_of
-from helix_p2p.session.stage_session import StageSession, StageSessions
+from helix_p2p.session.stage_session import StageSession
 from helix_p2p.session.steps import Steps
 from helix_p2p.types import LayerRange, PeerId, SessionId
 
@@ -188,7 +198,7 @@ class StageMachine(Generic[P]):
         if message.phase is Phase.DECODE and len(message.sessions) <= room:
             rows = self._sessions.go_on(sender, message, payloads, now_s)
             if rows is not None:
-                self._inbox.put(Phase.DECODE, rows)
+                self._inbox.put_decode(rows)
                 return self._steps.next()
         return self._take_rows(sender, message, payloads, now_s) + self._steps.next()
 
@@ -197,7 +207,7 @@ class StageMachine(Generic[P]):
     ) -> list[Effect[P]]:
         """A frame of which some session begins, ends or errs: each row is looked at."""
         effects: list[Effect[P]] = []
-        accepted: list[StepRow[P]] = []
+        accepted: list[tuple[StageSession, StepRow[P]]] = []
         sessions = self._sessions.all
         takes_tokens = bool(message.tokens)
         room = self._limits.waiting_positions - self._inbox.positions
@@ -221,20 +231,28 @@ class StageMachine(Generic[P]):
             if open_.attempt > attempt or position < known.filled or open_.previous != sender:
                 continue
             if known.filled == 0 and position <= known.reused:
-                known.filled = position
+                known.begin_at(position)
             try:
                 self._check_row(known, message.phase, takes_tokens, position, count, room)
             except HelixError as error:
-                self._inbox.put(message.phase, accepted)
+                self._put(message.phase, accepted)
                 accepted = []
                 at_fault = self._me if isinstance(error, Busy) else sender
                 effects += self._fail(open_, at_fault, error)
                 continue
             known.fill(known.filled + count, now_s)
             room -= count
-            accepted.append(StepRow(open_, position, count, wanted, payload))
-        self._inbox.put(message.phase, accepted)
+            accepted.append((known, StepRow(open_, position, count, wanted, payload)))
+        self._put(message.phase, accepted)
         return effects
+
+    def _put(self, phase: Phase, accepted: Sequence[tuple[StageSession, StepRow[P]]]) -> None:
+        rows = [row for _, row in accepted]
+        if phase is Phase.PREFILL:
+            self._inbox.put_prefill(rows)
+            return
+        for batch in batches_of([known for known, _ in accepted], rows):
+            self._inbox.put_decode(batch)
 
     def on_stage_failed(self, sender: PeerId, message: StageFailed) -> list[Effect[P]]:
         """The next stage does not go on with a session: whoever can repair it is told."""
@@ -307,30 +325,46 @@ class StageMachine(Generic[P]):
         """
         step, unchanged = self._steps.done(took_s)
         rows = step.rows
-        opens = [row.open for row in rows]
-        way = opens[0].next
-        if unchanged and way is not None and [o.next for o in opens].count(way) == len(opens):
-            forward = stage_frames.forward(step.phase, rows, opens)
+        if isinstance(rows, DecodeRows):
+            unchanged = unchanged or self._sessions.all_current(rows)
+            ways = {way.next for way in rows.ways}
+        else:
+            ways = {row.open.next for row in rows}
+        way = ways.pop()
+        if unchanged and not ways and way is not None:
+            forward = stage_frames.forward(step.phase, rows)
             return [SendRows(way, forward, tuple(range(len(rows)))), *self._steps.next()]
+        return [*self._send_on(step, tokens, unchanged=unchanged), *self._steps.next()]
+
+    def _send_on(
+        self, step: RunStep[P], tokens: Sequence[int | None], *, unchanged: bool
+    ) -> list[Effect[P]]:
+        """A step whose rows part, or end here, or are not all wanted any more."""
+        rows = step.rows
         onward: dict[PeerId, list[int]] = {}
         sampled: dict[PeerId, list[int]] = {}
-        for index, open_ in enumerate(opens):
-            if not (unchanged or self._sessions.is_current(open_)):
+        if isinstance(rows, DecodeRows):
+            ways = [member.way.next for member in rows.members]
+        else:
+            ways = [row.open.next for row in rows]
+        opens = [] if unchanged and None not in ways else [row.open for row in rows]
+        for index, way in enumerate(ways):
+            if not (unchanged or self._sessions.is_current(opens[index])):
                 continue
-            if open_.next is not None:
-                onward.setdefault(open_.next, []).append(index)
+            if way is not None:
+                onward.setdefault(way, []).append(index)
             elif (token := tokens[index]) is not None:
-                sampled.setdefault(open_.entry, []).append(index)
-                self._sessions.sampled(open_.session, token)
+                sampled.setdefault(opens[index].entry, []).append(index)
+                self._sessions.sampled(opens[index].session, token)
         effects: list[Effect[P]] = []
-        for peer, chosen in sampled.items():
-            effects.append(Send(peer, stage_frames.sampled(rows, tokens, chosen)))
-        for peer, chosen in onward.items():
-            forward = stage_frames.forward(
-                step.phase, [rows[i] for i in chosen], [opens[i] for i in chosen]
-            )
-            effects.append(SendRows(peer, forward, tuple(chosen)))
-        return effects + self._steps.next()
+        for peer, indices in sampled.items():
+            theirs = [token for i in indices if (token := tokens[i]) is not None]
+            chosen = stage_frames.chosen(rows, indices)
+            effects.append(Send(peer, stage_frames.sampled(chosen, theirs)))
+        for peer, indices in onward.items():
+            forward = stage_frames.forward(step.phase, stage_frames.chosen(rows, indices))
+            effects.append(SendRows(peer, forward, tuple(indices)))
+        return effects
 
     def on_step_failed(self, error: HelixError) -> list[Effect[P]]:
         """The engine refused the step: find the row that it refuses, and end that session."""
@@ -367,7 +401,7 @@ class StageMachine(Generic[P]):
     ) -> None:
         """What no honest sender sends, or what there is no room for."""
         waits = self._inbox.prefills(known.open.session)
-        known.check_row(phase, takes_tokens, position, count, prefill_waits=waits)
+        self._sessions.check_row(known, phase, takes_tokens, position, count, prefill_waits=waits)
         if count > room:
             raise Busy(f"{self._inbox.positions} positions wait here already", retry_after_s=5.0)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from helix_p2p.errors import HelixError
+from helix_p2p.session.decode_rows import DecodeRows
 from helix_p2p.session.effects import Send, StepRow
 from helix_p2p.session.messages import Forward, Open, Phase, Sampled, StageFailed, failure_of
 from helix_p2p.types import PeerId
@@ -20,27 +21,38 @@ def failed(open_: Open, at_fault: PeerId, error: HelixError) -> Send:
     return Send(open_.entry, said)
 
 
-def forward(phase: Phase, rows: Sequence[StepRow[P]], opens: Sequence[Open]) -> Forward:
-    """Rows that ran, for the next stage; `opens` are the rows' own."""
-    decode = phase is Phase.DECODE
+def forward(phase: Phase, rows: Sequence[StepRow[P]]) -> Forward:
+    """Rows that ran, for the next stage."""
+    if isinstance(rows, DecodeRows):
+        ones = (1,) * len(rows.sessions)
+        return Forward(phase, rows.sessions, rows.attempts, rows.positions, ones, rows.wanted)
     return Forward(
         phase,
-        tuple([open_.session for open_ in opens]),
-        tuple([open_.attempt for open_ in opens]),
+        tuple([row.session for row in rows]),
+        tuple([row.attempt for row in rows]),
         tuple([row.position for row in rows]),
-        (1,) * len(rows) if decode else tuple([row.count for row in rows]),
+        tuple([row.count for row in rows]),
         tuple([row.wanted for row in rows]),
     )
 
 
-def sampled(
-    rows: Sequence[StepRow[P]], tokens: Sequence[int | None], indices: Sequence[int]
-) -> Sampled:
+def chosen(rows: Sequence[StepRow[P]], indices: Sequence[int]) -> Sequence[StepRow[P]]:
+    """Some rows of a step, in its order."""
+    if len(indices) == len(rows):
+        return rows
+    if isinstance(rows, DecodeRows):
+        return rows.pick(indices)
+    return [rows[index] for index in indices]
+
+
+def sampled(rows: Sequence[StepRow[P]], tokens: Sequence[int]) -> Sampled:
     """The tokens of those rows that one entry peer waits for."""
-    chosen = [rows[index] for index in indices]
+    if isinstance(rows, DecodeRows):
+        after = tuple([position + 1 for position in rows.positions])
+        return Sampled(rows.sessions, rows.attempts, after, tuple(tokens))
     return Sampled(
-        tuple([row.open.session for row in chosen]),
-        tuple([row.open.attempt for row in chosen]),
-        tuple([row.position + row.count for row in chosen]),
-        tuple([token for index in indices if (token := tokens[index]) is not None]),
+        tuple([row.session for row in rows]),
+        tuple([row.attempt for row in rows]),
+        tuple([row.position + row.count for row in rows]),
+        tuple(tokens),
     )

@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from helix_p2p.session.effects import Effect, RunStep, StepRow
 from helix_p2p.session.inbox import Inbox
 from helix_p2p.session.messages import Open
+from helix_p2p.session.open_sessions import StageSessions
 from helix_p2p.session.pace import PrefillPace
-from helix_p2p.session.stage_session import StageSessions
 
 P = TypeVar("P")
 
@@ -112,4 +112,4 @@ class Steps(Generic[P]):
         phase, rows = found
         layers = rows[0].open.layers
         rows = self._sessions.with_histories(rows)
-        return RunStep(phase, layers, tuple(rows), layers.start == 0)
+        return RunStep(phase, layers, rows, layers.start == 0)

@@ -27,7 +27,9 @@ class VirtualTime:
     def at(self, at_s: float, action: Callable[..., None], *args: object) -> None:
         """Do something at a time; what is already past is due now."""
         self._order += 1
-        heappush(self._heap, (max(self.now_s, at_s), self._order, action, args))
+        if at_s < self.now_s:
+            at_s = self.now_s
+        heappush(self._heap, (at_s, self._order, action, args))
 
     def after(self, delay_s: float, action: Callable[..., None], *args: object) -> None:
         """Do something in so many seconds."""

@@ -158,7 +158,8 @@ class Network:
         stream.sent_bytes += size_bytes
         now_s = self._time.now_s
         if not stream.waits and stream.free_at_s <= now_s:
-            self._put_on(stream, now_s, size_bytes, deliver, args, 0 if urgent else 1)
+            arrives_s = self._arrival(stream, now_s, size_bytes, 0 if urgent else 1)
+            self._time.at(arrives_s, deliver, *args)
             return
         (stream.urgent if urgent else stream.bulk).append((size_bytes, deliver, args))
         stream.queued_bytes += size_bytes
@@ -174,29 +175,26 @@ class Network:
         deliver: Callable[..., None],
         *args: object,
     ) -> None:
-        """Send a message on a stream where none overtakes another, as clients' streams are.
+        """Send a message on a stream where none overtakes another, as clients' streams are."""
+        arrives_s = self.arrival_in_order(source, target, size_bytes)
+        if arrives_s is not None:
+            self._time.at(arrives_s, deliver, *args)
+
+    def arrival_in_order(self, source: PeerId, target: PeerId, size_bytes: float) -> float | None:
+        """Send something on such a stream; when it arrives, None where it never does.
 
         When it goes on the stream is known at once, so it never costs a second event.
         """
         if self._side and self.apart(source, target):
-            return
+            return None
         stream = self._streams.get((source, target))
         if stream is None:
             link = self._links.get((source, target), self._default)
             stream = self._streams[source, target] = _Stream(link)
         stream.sent_bytes += size_bytes
-        begins_s = max(stream.free_at_s, self._time.now_s)
-        self._put_on(stream, begins_s, size_bytes, deliver, args, 0)
+        return self._arrival(stream, max(stream.free_at_s, self._time.now_s), size_bytes, 0)
 
-    def _put_on(
-        self,
-        stream: _Stream,
-        begins_s: float,
-        size_bytes: float,
-        deliver: Callable[..., None],
-        args: tuple[Any, ...],
-        lane: int,
-    ) -> None:
+    def _arrival(self, stream: _Stream, begins_s: float, size_bytes: float, lane: int) -> float:
         link = stream.link
         stream.free_at_s = sent_s = begins_s + size_bytes / link.bandwidth_bytes_per_s
         arrives_s = sent_s + link.latency_s
@@ -208,10 +206,9 @@ class Network:
                 arrives_s += resend_s
                 resend_s *= 2
         if arrives_s < stream.arrived_s[lane]:
-            arrives_s = stream.arrived_s[lane]
-        else:
-            stream.arrived_s[lane] = arrives_s
-        self._time.at(arrives_s, deliver, *args)
+            return stream.arrived_s[lane]
+        stream.arrived_s[lane] = arrives_s
+        return arrives_s
 
     def _next(self, stream: _Stream) -> None:
         """The stream is free: the next message goes on it, an urgent one where it may."""
@@ -225,8 +222,10 @@ class Network:
         else:
             stream.waits = False
             return
-        stream.queued_bytes -= message[0]
-        self._put_on(stream, self._time.now_s, *message, lane)
+        size_bytes, deliver, args = message
+        stream.queued_bytes -= size_bytes
+        arrives_s = self._arrival(stream, self._time.now_s, size_bytes, lane)
+        self._time.at(arrives_s, deliver, *args)
         if stream.urgent or stream.bulk:
             self._time.at(stream.free_at_s, self._next, stream)
         else:

@@ -16,6 +16,7 @@ from typing import Any
 from joblib import Parallel, delayed, parallel_config
 
 from helix_p2p.errors import ConfigError
+from helix_p2p.sim.collector import seldom_collected
 from helix_p2p.sim.helix.figures import EdgeLoad, Figures, Sample, percentiles
 from helix_p2p.sim.helix.replay import HelixRun, replay
 from helix_p2p.sim.helix.routes import Scheduler
@@ -138,7 +139,8 @@ def run_job(
         watch=watch,
     )
     began_s = time.process_time()
-    figures = _serve(scenario, setup, run) if job.mode is Mode.NATIVE else replay(setup, run)
+    with seldom_collected():
+        figures = _serve(scenario, setup, run) if job.mode is Mode.NATIVE else replay(setup, run)
     return _result(setup, job, figures, time.process_time() - began_s)
 
 

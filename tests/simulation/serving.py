@@ -175,7 +175,7 @@ class Swarm(ServingSwarm):
     def do(self, peer: SimPeer, effects: Sequence) -> None:
         peer.do(effects)
 
-    def on_message(self, _peer: PeerId, message: Delivered | Refused) -> None:
+    def on_message(self, _peer: PeerId, message: Delivered | Refused, _now_s: float) -> None:
         match message:
             case Delivered(session, first, tokens, finished):
                 assert session not in self.ended

@@ -9,9 +9,10 @@ Always: a step's time comes from the stage's measured tables; a token is a pure 
 """
 
 from collections.abc import Sequence
-from operator import ge
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from helix_p2p.session.decode_rows import DecodeRows
 from helix_p2p.session.effects import OpenCache, RunStep, StepRow
 from helix_p2p.session.messages import Forward, Phase
 from helix_p2p.sim.helix.replay import CONCAT_BYTES_PER_S, COPY_BYTES_PER_S
@@ -70,13 +71,10 @@ class SimEngine(Protocol):
         """By row, what goes on from the step that just ended."""
 
 
+@dataclass(frozen=True, slots=True)
 class _Cache:
-    __slots__ = ("filled", "room", "span")
-
-    def __init__(self, span: tuple[int, int], room: int, filled: int) -> None:
-        self.span = span
-        self.room = room
-        self.filled = filled
+    span: tuple[int, int]
+    room: int
 
 
 class ModelledEngine:
@@ -97,6 +95,8 @@ class ModelledEngine:
         self._seeds = seeds
         self._copy_s = activation_bytes * (1 / CONCAT_BYTES_PER_S + 1 / COPY_BYTES_PER_S)
         self._caches: dict[SessionId, _Cache] = {}
+        # By span and session, the last position that is written; one look per row is all it takes.
+        self._written: dict[tuple[int, int], dict[SessionId, int]] = {}
         self.slowness = 1.0
 
     @property
@@ -106,17 +106,24 @@ class ModelledEngine:
 
     def open(self, effect: OpenCache) -> None:
         """Open a cache; one over the same layers keeps what it holds."""
-        known, span = self._caches.get(effect.session), (effect.layers.start, effect.layers.end)
-        filled = known.filled if known is not None and known.span == span else 0
+        span = (effect.layers.start, effect.layers.end)
+        written = self._written.setdefault(span, {})
+        last = written.get(effect.session, -1)
         if effect.begin is not None:
-            source, filled = self._caches[effect.begin.source], effect.begin.positions
-            if source.span != span or source.filled < filled:
-                raise BrokenInvariant(f"{filled} positions of {source.filled} were to be copied")
-        self._caches[effect.session] = _Cache(span, effect.kv_tokens, filled)
+            last = effect.begin.positions - 1
+            if written.get(effect.begin.source, -1) < last:
+                raise BrokenInvariant(f"{last + 1} positions were to be copied, and are not there")
+        self.close(effect.session)
+        self._caches[effect.session] = _Cache(span, effect.kv_tokens)
+        written[effect.session] = last
 
     def close(self, session: SessionId) -> None:
-        """Free a cache."""
-        self._caches.pop(session, None)
+        """Free a cache, unless it holds more than it has room for."""
+        cache = self._caches.pop(session, None)
+        if cache is not None:
+            filled = self._written[cache.span].pop(session) + 1
+            if filled > cache.room:
+                raise BrokenInvariant(f"{filled} positions in room for {cache.room}")
 
     def seconds(self, step: RunStep[int]) -> float:
         """How long a step takes: its layers, and the copies on the way in."""
@@ -131,7 +138,7 @@ class ModelledEngine:
             per_layer_s = max(per_layer_s, self._setup.decode_s[1])
         return self.slowness * (len(step.layers) * per_layer_s + tokens * self._copy_s)
 
-    def run(self, step: RunStep[int]) -> list[int | None] | None:
+    def run(self, step: RunStep[int]) -> Sequence[int | None] | None:
         """Write the caches and sample where a token is wanted; None where a cache is gone.
 
         Args:
@@ -140,47 +147,37 @@ class ModelledEngine:
         Raises:
             BrokenInvariant: A row does not continue its cache or comes to the wrong layer.
         """
-        rows = step.rows
-        start, end = step.layers.start, step.layers.end
-        names = [row.open.session for row in rows]
-        found = [cache for cache in map(self._caches.get, names) if cache is not None]
-        if len(found) < len(rows):
+        rows, span = step.rows, (step.layers.start, step.layers.end)
+        names: Sequence[SessionId]
+        if isinstance(rows, DecodeRows):
+            names, payloads, positions = rows.sessions, rows.payloads, rows.positions
+        else:
+            names, payloads = [row.session for row in rows], [row.payload for row in rows]
+            positions = ()
+        if payloads.count(span[0]) != len(names):
+            raise BrokenInvariant(f"rows that have come to {payloads} are at {span}")
+        written = self._written[span]
+        if positions and list(map(written.get, names)) == [p - 1 for p in positions]:
+            written.update(zip(names, positions, strict=True))
+        elif any(name not in self._caches for name in names):
             return None
-        spans, payloads = [cache.span for cache in found], [row.payload for row in rows]
-        if spans.count((start, end)) != len(rows) or payloads.count(start) != len(rows):
-            raise BrokenInvariant(f"rows at layers {payloads} came to {spans}")
-        if not self._go_on(step, found):
-            self._fill(rows, found)
-        if end < self._layers:
-            return [None] * len(rows)
+        else:
+            self._write(rows, written)
+        if span[1] < self._layers:
+            return (None,) * len(names)
         return [
-            true_token(self._seeds[row.open.session], row.position + row.count)
-            if row.wanted
-            else None
+            true_token(self._seeds[row.session], row.position + row.count) if row.wanted else None
             for row in rows
         ]
 
     @staticmethod
-    def _go_on(step: RunStep[int], found: Sequence[_Cache]) -> bool:
-        """Write one position into each cache, if a decode step does nothing else."""
-        filled = [cache.filled for cache in found]
-        if step.phase is not Phase.DECODE or [row.position for row in step.rows] != filled:
-            return False
-        if any(map(ge, filled, [cache.room for cache in found])):
-            return False
-        for cache in found:
-            cache.filled += 1
-        return True
-
-    @staticmethod
-    def _fill(rows: Sequence[StepRow[int]], found: Sequence[_Cache]) -> None:
+    def _write(rows: Sequence[StepRow[int]], written: dict[SessionId, int]) -> None:
         """Write each row's positions into its cache, where they may begin before its end."""
-        for row, cache in zip(rows, found, strict=True):
-            before, position = cache.filled, row.position
-            filled = position + row.count
-            if position > before or filled > cache.room:
-                raise BrokenInvariant(f"positions {position}–{filled} of {before} in {cache.room}")
-            cache.filled = max(filled, before)
+        for row in rows:
+            last = written.get(row.session)
+            if last is None or row.position > last + 1:
+                raise BrokenInvariant(f"position {row.position} after {last}, or other layers")
+            written[row.session] = max(last, row.position + row.count - 1)
 
     def inputs(self, message: Forward) -> Sequence[int]:
         """Tokens are at layer 0; which generation they are of is seen in a prompt's beginning."""

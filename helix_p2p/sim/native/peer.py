@@ -55,8 +55,8 @@ class Surroundings(Protocol):
     peers: dict[PeerId, "SimPeer"]
     activation_bytes: int
 
-    def deliver(self, source: PeerId, message: Delivered | Refused) -> None:
-        """Something arrived at a client."""
+    def answer(self, source: PeerId, messages: Sequence[Delivered | Refused]) -> None:
+        """A peer says something to clients."""
 
 
 class SimPeer:
@@ -161,10 +161,10 @@ class SimPeer:
             elif kind is Send:
                 self._send(effect.to, effect.message)
             elif kind is Deliver:
-                around = self._around
-                around.network.send_in_order(
-                    self.me, CLIENT, MESSAGE_BYTES, around.deliver, self.me, effect.message
-                )
+                answers = [effect.message]
+                while queue and type(queue[0]) is Deliver:
+                    answers.append(queue.popleft().message)
+                self._around.answer(self.me, answers)
             elif kind is OpenCache:
                 self.engine.open(effect)
             elif kind is CloseCache:

@@ -8,7 +8,7 @@ Always: deterministic for a seed; a peer that is down hears and says nothing; a 
 exceeds its stage; a token that reaches a client is checked against the only right one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -253,13 +253,36 @@ class ServingSwarm:
             key = ClientKey(session.hex())
             peer.do(peer.entry.on_cancel(key, session, peer.now_s))
 
-    def deliver(self, source: PeerId, message: Delivered | Refused) -> None:
-        """Something arrived at a client."""
-        listener = self._listeners.get(message.session)
+    def answer(self, source: PeerId, messages: Sequence[Delivered | Refused]) -> None:
+        """A peer says something to clients; each hears it when its own message arrives.
+
+        Tokens after which an answer goes on change nothing but what its client has, so those of one
+        moment are one event, each with its own time.
+        """
+        tokens: list[tuple[float, Delivered]] = []
+        for message in messages:
+            at_s = self.network.arrival_in_order(source, CLIENT, MESSAGE_BYTES)
+            if at_s is None:
+                continue
+            if type(message) is Delivered and message.finished is None:
+                tokens.append((at_s, message))
+            else:
+                self.time.at(at_s, self._end, source, message)
+        if tokens:
+            self.time.at(tokens[0][0], self._tell, source, tokens)
+
+    def _tell(self, source: PeerId, tokens: Sequence[tuple[float, Delivered]]) -> None:
+        listeners = self._listeners
+        for at_s, message in tokens:
+            listener = listeners.get(message.session)
+            if listener is not None:
+                listener.on_message(source, message, at_s)
+
+    def _end(self, source: PeerId, message: Delivered | Refused) -> None:
+        """The last that a client hears."""
+        listener = self._listeners.pop(message.session, None)
         if listener is not None:
-            if isinstance(message, Refused) or message.finished is not None:
-                del self._listeners[message.session]
-            listener.on_message(source, message)
+            listener.on_message(source, message, self.time.now_s)
 
 
 def flows_of(setup: HelixSetup) -> tuple[EdgeFlow, ...]:

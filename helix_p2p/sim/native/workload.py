@@ -22,6 +22,7 @@ from helix_p2p.session.client_values import (
 )
 from helix_p2p.session.entry_choice import EntryCandidate, EntryChoice
 from helix_p2p.session.messages import Cancel, Delivered, Generate, Refused
+from helix_p2p.sim.collector import seldom_collected
 from helix_p2p.sim.helix.figures import EdgeLoad, Figures, Sample
 from helix_p2p.sim.helix.replay import HelixRun
 from helix_p2p.sim.helix.setup import HelixSetup
@@ -61,25 +62,28 @@ class _Generation:
         self._wake_s: float | None = None
 
     def start(self) -> None:
-        self._do(self._session.start(self._work.swarm.time.now_s))
+        now_s = self._asked_s
+        self._do(self._session.start(now_s), now_s)
 
-    def on_message(self, peer: PeerId, message: Delivered | Refused) -> None:
-        self._do(self._session.on_message(peer, message, self._work.swarm.time.now_s))
+    def on_message(self, peer: PeerId, message: Delivered | Refused, now_s: float) -> None:
+        self._do(self._session.on_message(peer, message, now_s), now_s)
 
     def on_entry_lost(self, peer: PeerId, error: HelixError) -> None:
-        self._do(self._session.on_lost(peer, error, self._work.swarm.time.now_s))
+        now_s = self._work.swarm.time.now_s
+        self._do(self._session.on_lost(peer, error, now_s), now_s)
 
     def _tick(self, planned_s: float) -> None:
         if self._wake_s == planned_s and not self._session.ended:
             self._wake_s = None
-            self._do(self._session.on_tick(self._work.swarm.time.now_s))
+            now_s = self._work.swarm.time.now_s
+            self._do(self._session.on_tick(now_s), now_s)
 
-    def _do(self, effects: list[Send | Tokens | RefreshView | Ended]) -> None:
+    def _do(self, effects: list[Send | Tokens | RefreshView | Ended], now_s: float) -> None:
         work = self._work
         only_tokens = self._got > 0
         for effect in effects:
             if type(effect) is Tokens:  # nearly always
-                self._take(effect.first_index, effect.tokens)
+                self._take(effect.first_index, effect.tokens, now_s)
                 continue
             match effect:
                 case Send(peer, Generate() as request):
@@ -101,18 +105,17 @@ class _Generation:
             self._wake_s = wake_s
             self._work.swarm.time.at(wake_s + 1e-6, self._tick, wake_s)
 
-    def _take(self, first: int, tokens: tuple[int, ...]) -> None:
+    def _take(self, first: int, tokens: tuple[int, ...], now_s: float) -> None:
         if first != self._got:
             raise BrokenInvariant(f"generation {self.number}: token {first} after {self._got}")
-        now_s = self._work.swarm.time.now_s
         for token in tokens:
             position = self._length.input_tokens + self._got
             if token != true_token(self.number, position):
                 raise BrokenInvariant(f"generation {self.number}: wrong token {self._got}")
             if self._got == 0:
-                self._work.count_prompt(now_s - self._asked_s)
+                self._work.count_prompt(now_s - self._asked_s, now_s)
             else:
-                self._work.count_token(now_s - self._token_s)
+                self._work.count_token(now_s - self._token_s, now_s)
             self._token_s = now_s
             self._got += 1
 
@@ -180,14 +183,14 @@ class Workload:
         if not self._run.online and time.now_s < self._began_s + self._window[1]:
             time.after(0.1, self._ask)
 
-    def count_prompt(self, seconds: float) -> None:
+    def count_prompt(self, seconds: float, now_s: float) -> None:
         """A first token came."""
-        if self._counts():
+        if self._counts(now_s):
             self._figures.prompt_s.append(seconds)
 
-    def count_token(self, seconds: float) -> None:
+    def count_token(self, seconds: float, now_s: float) -> None:
         """A further token came."""
-        if self._counts():
+        if self._counts(now_s):
             self._figures.decode_s.append(seconds)
 
     def figures(self) -> Figures:
@@ -204,9 +207,9 @@ class Workload:
         figures.events, figures.end_s = swarm.time.events, swarm.time.now_s
         return figures
 
-    def _counts(self) -> bool:
+    def _counts(self, now_s: float) -> bool:
         start_s, end_s = self._window
-        return start_s <= self.swarm.time.now_s - self._began_s <= end_s
+        return start_s <= now_s - self._began_s <= end_s
 
     def _ask(self, length: Length | None = None) -> None:
         context = self.swarm.rules.context_tokens
@@ -267,7 +270,8 @@ def serve(setup: HelixSetup, run: HelixRun, rules: ServingRules | None = None) -
     swarm = ServingSwarm(setup, rules, run.seed)
     work = Workload(swarm, run)
     work.start()
-    swarm.time.run(run.warm_up_s + run.duration_s)
+    with seldom_collected():
+        swarm.time.run(run.warm_up_s + run.duration_s)
     return work.figures()
 
 

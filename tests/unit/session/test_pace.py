@@ -94,7 +94,7 @@ def test_a_small_chunk_is_filled_up_with_a_part_whose_rest_goes_first():
     sessions = [SessionId(bytes([number]) * 16) for number in range(3)]
     inbox: Inbox[str] = Inbox(decode_batch=8, prefill_tokens=48, fills=True)
     for session in sessions:
-        inbox.put(Phase.PREFILL, [StepRow(opening(session), 0, 30, True, "p")])
+        inbox.put_prefill([StepRow(opening(session), 0, 30, True, "p")])
 
     def taken():
         _, rows = inbox.take()
@@ -109,5 +109,5 @@ def test_a_small_chunk_is_filled_up_with_a_part_whose_rest_goes_first():
 def test_no_chunk_is_filled_up_with_next_to_nothing():
     inbox: Inbox[str] = Inbox(decode_batch=8, prefill_tokens=40, fills=True)
     for session in (ONE, TWO):
-        inbox.put(Phase.PREFILL, [StepRow(opening(session), 0, 30, True, "p")])
+        inbox.put_prefill([StepRow(opening(session), 0, 30, True, "p")])
     assert [len(inbox.take()[1]) for _ in range(2)] == [1, 1]

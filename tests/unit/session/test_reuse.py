@@ -1,11 +1,11 @@
-from dataclasses import replace
+from msgspec.structs import replace
 
 from helix_p2p.routing.admission import KvLedger, token_layers_of
 from helix_p2p.session.effects import CloseCache
 from helix_p2p.session.messages import Open
+from helix_p2p.session.open_sessions import StageSessions
 from helix_p2p.session.prefixes import PREFIX_BLOCK_TOKENS, KvCopy
 from helix_p2p.session.reuse import Reuse, cache_of
-from helix_p2p.session.stage_session import StageSessions
 from helix_p2p.types import LayerRange, PeerId, SessionId
 
 ENTRY = PeerId("entry")

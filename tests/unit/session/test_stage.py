@@ -81,9 +81,9 @@ def test_open_reserves_room_and_says_so():
         (opening(layers=(2, 9)), "protocol"),
         (opening(layers=(2, 8)), "protocol"),
         (opening(layers=(2, 6), last=LastStage(Sampling())), "protocol"),
-        (replace(opening(), next=ME), "protocol"),
-        (replace(opening(), next=None), "protocol"),
-        (replace(opening(), previous=ME), "protocol"),
+        (structs.replace(opening(), next=ME), "protocol"),
+        (structs.replace(opening(), next=None), "protocol"),
+        (structs.replace(opening(), previous=ME), "protocol"),
         (opening(layers=(0, 6)), "protocol"),
         (opening(last=LastStage(Sampling(temperature=float("nan")))), "protocol"),
         (opening(last=LastStage(Sampling(top_p=float("inf")))), "protocol"),
@@ -105,7 +105,7 @@ def test_only_the_entry_peer_opens_or_closes_its_session():
     stage = machine()
     stage.on_open(ENTRY, opening(), 0.0)
     assert stage.on_close(BEFORE, Close(ONE, 1)) == []
-    stolen = replace(opening(attempt=2), entry=PeerId("thief"))
+    stolen = structs.replace(opening(attempt=2), entry=PeerId("thief"))
     effects = stage.on_open(PeerId("thief"), stolen, 0.0)
     assert [(e.to, e.message.failure.code) for e in effects] == [(PeerId("thief"), "protocol")]
     assert steps(stage.on_forward(BEFORE, frame(), ["x"], 0.0))

@@ -2,7 +2,8 @@ import pytest
 
 from helix_p2p.errors import ProtocolError
 from helix_p2p.session.messages import Open, Phase
-from helix_p2p.session.stage_session import StageSession, StageSessions
+from helix_p2p.session.open_sessions import StageSessions
+from helix_p2p.session.stage_session import StageSession, Way
 from helix_p2p.types import LayerRange, PeerId, SessionId
 
 ONE = SessionId(b"1" * 16)
@@ -27,14 +28,16 @@ def check(known, phase=Phase.PREFILL, tokens=False, position=4, count=1, waits=F
     ],
 )
 def test_row_that_no_honest_peer_sends_is_refused(row, said):
-    known = StageSession(opening(), 0.0, takes_tokens=False, needs_history=False, filled=4)
+    known = StageSession(opening(), Way(PeerId("before"), (2, 6), PeerId("after")), 0.0, False)
+    known.begin_at(4)
     with pytest.raises(ProtocolError, match=said):
         check(known, **row)
     check(known, count=16)
 
 
 def test_prefill_does_not_come_back_after_decode():
-    known = StageSession(opening(), 0.0, takes_tokens=False, needs_history=False, filled=4)
+    known = StageSession(opening(), Way(PeerId("before"), (2, 6), PeerId("after")), 0.0, False)
+    known.begin_at(4)
     check(known, Phase.DECODE)
     with pytest.raises(ProtocolError, match="after a decode step"):
         check(known, Phase.PREFILL)

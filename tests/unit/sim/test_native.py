@@ -128,14 +128,13 @@ def test_what_stopped_the_artifact_waits_or_is_refused_with_a_type():
     whole = published_setup("single24/70b/petals")
     stages = (replace(s, kv_layer_tokens=s.kv_layer_tokens // 10) for s in whole.stages)
     swarm = ServingSwarm(replace(whole, stages=tuple(stages)), rules)  # full within seconds
-    refusals, deliver = Counter(), swarm.deliver
+    refusals, answer = Counter(), swarm.answer
 
-    def look(source, message):
-        if isinstance(message, Refused):
-            refusals[message.failure.code] += 1
-        deliver(source, message)
+    def look(source, messages):
+        refusals.update(m.failure.code for m in messages if isinstance(m, Refused))
+        answer(source, messages)
 
-    swarm.deliver = look
+    swarm.answer = look
     run = HelixRun(online=True, arrival_tokens_per_s=1600.0, warm_up_s=0.0, duration_s=40.0)
     work = Workload(swarm, run)
     work.start()
