@@ -137,11 +137,6 @@ def life_left_s(announcement: Announcement, now_unix_s: float, life_s: float) ->
     return announcement.issued_unix_s + life_s - now_unix_s
 
 
-def supersedes(new: Announcement, old: Announcement) -> bool:
-    """Whether `new` takes the place of `old` of the same owner: by order, never by expiry."""
-    return new.order > old.order
-
-
 def _check_announcement(
     key: str, record: Signed, expires_in_s: float, rules: RecordRules, now_unix_s: float
 ) -> None:

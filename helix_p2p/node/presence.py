@@ -43,7 +43,6 @@ from helix_p2p.wire.registry import Message
 
 log = logging.getLogger(__name__)
 
-ADDRESS_REFRESH_S = 30.0
 MEMBER_LINKS = LinkOptions(heartbeat_s=2.0, silence_s=8.0, payload_limit_bytes=0)
 MEMBER_LINK_IDLE_S = 30.0
 REMEMBER_S = 15.0

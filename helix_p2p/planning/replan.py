@@ -1,8 +1,8 @@
-"""From the live placement to a better one: what it costs, whether it pays, what to do meanwhile.
+"""From the live placement to another: what is fetched, what is not served meanwhile, what is left.
 
 A peer that must hold new layers fetches them and serves less until it has; so a new placement is
-worth its gain only over some time. When peers are lost the placement stays and only the flow is
-recomputed, at once; the search follows.
+worth its gain only over some time. When peers are lost, the flow that the others still carry is the
+floor for whatever `repair` does next.
 
 Always: pure functions of placements; a lost peer never appears in a repaired flow.
 """
@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from helix_p2p.cluster.snapshot import Snapshot
-from helix_p2p.planning.capacity import MTOKENS, Capacities, capacities_of
+from helix_p2p.planning.capacity import Capacities, capacities_of
 from helix_p2p.planning.coverage import layout_of
 from helix_p2p.planning.flow import route_flow
 from helix_p2p.planning.plan import Assignment, MinCut, Placement
@@ -87,39 +87,6 @@ def migration(snapshot: Snapshot, live: Placement, new: Placement) -> Migration:
         fetched_bytes=sum(move.fetched_bytes for move in moves),
         seconds=max((move.fetch_s for move in moves), default=0.0),
     )
-
-
-def worth_it(
-    snapshot: Snapshot,
-    live: Placement,
-    new: Placement,
-    *,
-    live_tokens_per_s: float | None = None,
-    new_tokens_per_s: float | None = None,
-    payback_s: float = PAYBACK_S,
-) -> bool:
-    """Whether the gain of a new placement pays for its migration, with hysteresis.
-
-    Args:
-        snapshot: The swarm now; peers of `live` that are not in it are gone.
-        live: What is served now.
-        new: What is proposed.
-        live_tokens_per_s: What `live` serves; its repaired flow where not given.
-        new_tokens_per_s: What `new` would serve; its flow where not given.
-        payback_s: Within which the tokens lost in the migration must be won back.
-    """
-    if live_tokens_per_s is None:
-        present = {profile.peer for profile in snapshot.peers}
-        gone = [a.peer for a in live.assignments if a.peer not in present]
-        live_tokens_per_s = repair_flows(snapshot, live, gone).value_mtokens_per_s / MTOKENS
-    if new_tokens_per_s is None:
-        new_tokens_per_s = new.value_mtokens_per_s / MTOKENS
-    if live_tokens_per_s <= 0:
-        return new_tokens_per_s > 0
-    gain = new_tokens_per_s - live_tokens_per_s
-    if gain < LEAST_GAIN * live_tokens_per_s:
-        return False
-    return gain * payback_s > lost_tokens(snapshot, live, new, live_tokens_per_s)
 
 
 def lost_tokens(

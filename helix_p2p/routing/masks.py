@@ -47,7 +47,3 @@ class Masks(Generic[K]):
     def masked(self, now_s: float) -> frozenset[K]:
         """Who is left out now."""
         return frozenset(peer for peer, mask in self._masks.items() if mask.until_s > now_s)
-
-    def next_end_s(self, now_s: float) -> float | None:
-        """When the next masked peer is tried again."""
-        return min((m.until_s for m in self._masks.values() if m.until_s > now_s), default=None)

@@ -24,7 +24,6 @@ from helix_p2p.membership.records import (
     member_keys,
     revocations_key,
     shard_of,
-    supersedes,
 )
 from helix_p2p.membership.revocations import revoke
 
@@ -165,11 +164,3 @@ def test_members_spread_evenly_over_the_shards() -> None:
     assert min(counts) >= 10
     assert max(counts) <= 45
     assert len(set(allowed_keys(SWARM))) == SHARDS + 1
-
-
-def test_order_is_by_incarnation_and_sequence_never_by_time() -> None:
-    old = announcement(incarnation=1, sequence=9, issued_s=50)
-    assert supersedes(announcement(incarnation=2, sequence=1), old)
-    assert supersedes(announcement(incarnation=1, sequence=10), old)
-    assert not supersedes(announcement(incarnation=1, sequence=8, issued_s=99), old)
-    assert not supersedes(old, old)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.planning.planner import PlanOptions, plan
-from helix_p2p.planning.replan import migration, repair_flows, worth_it
+from helix_p2p.planning.replan import migration, repair_flows
 from tests.unit.planning.swarms import random_snapshot
 
 SNAPSHOT = random_snapshot(12, seed=2, layers=14)
@@ -45,19 +45,6 @@ def test_replan_after_a_loss_covers_the_model_again() -> None:
     new = plan(left, PlanOptions(steps=60), live=LIVE)
     assert new.value_mtokens_per_s > 0
     assert new.range_of(lost) is None
-
-
-def test_no_gain_is_not_worth_a_move() -> None:
-    assert not worth_it(SNAPSHOT, LIVE, LIVE)
-    assert not worth_it(SNAPSHOT, LIVE, LIVE, live_tokens_per_s=100, new_tokens_per_s=101)
-
-
-def test_a_hole_is_always_worth_a_move() -> None:
-    assert worth_it(SNAPSHOT, LIVE, LIVE, live_tokens_per_s=0, new_tokens_per_s=1)
-
-
-def test_a_large_gain_is_worth_a_small_move() -> None:
-    assert worth_it(SNAPSHOT, LIVE, LIVE, live_tokens_per_s=50, new_tokens_per_s=100)
 
 
 def test_migration_counts_bytes_and_orders_harmless_moves_first() -> None:

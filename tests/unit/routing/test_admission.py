@@ -64,7 +64,6 @@ def test_mask_ends_and_doubles_with_each_failure_until_a_success():
     assert masks.masked(0.5) == {peer}
     assert masks.masked(1.0) == frozenset()
     assert masks.fail(peer, 1.0) == 3.0
-    assert masks.next_end_s(2.0) == 3.0
     masks.succeed(peer)
     assert masks.fail(peer, 3.0) == 4.0
 
