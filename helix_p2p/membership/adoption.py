@@ -231,8 +231,10 @@ class Adoption:
             self._validate(signed, now.unix_s)
         except Equivocation:
             raise
-        except SignatureError:
-            raise  # the hash does not cover the signature: a good copy may still come
+        except (SignatureError, FutureEpoch):
+            # The hash does not cover the signature, so a good copy may still come; and a clock that
+            # lags by seconds agrees with the planner's when those have passed.
+            raise
         except ProtocolError:
             _remember(self._refused, plan_hash, now.s + self._timing.rejected_s)
             raise
@@ -296,7 +298,7 @@ class Adoption:
     def _check_epoch(plan: Plan, unix_s: float) -> None:
         if plan.epoch > highest_epoch_at(unix_s):
             ahead = plan.epoch // EPOCHS_PER_SLOT - slot_of(unix_s)
-            raise PlanRejected("epoch", f"its epoch lies {ahead} slots ahead of this clock")
+            raise FutureEpoch("epoch", f"its epoch lies {ahead} slots ahead of this clock")
 
     def _check_equivocation(self, signed: SignedPlan) -> None:
         key = (signed.plan.planner, int(signed.plan.epoch))
@@ -305,6 +307,10 @@ class Adoption:
             _remember(self._by_key_and_epoch, key, signed.record)
         elif before.body != signed.record.body:
             raise Equivocation(PushProof(before, signed.record))
+
+
+class FutureEpoch(PlanRejected):
+    """Its epoch is not yet possible by this clock; a later offer may find it possible."""
 
 
 class Equivocation(ProtocolError):

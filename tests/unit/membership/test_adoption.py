@@ -15,7 +15,7 @@ from helix_p2p.membership.adoption import (
     next_epoch,
     slot_of,
 )
-from helix_p2p.membership.timing import MembershipTiming, Now
+from helix_p2p.membership.timing import SLOT_S, MembershipTiming, Now
 from helix_p2p.planning.plan import PLAN_KIND, SignedPlan
 
 from .makers import EPOCH, SWARM, UNIX_S, at, check_plan, identity, peer, plan
@@ -122,6 +122,16 @@ def test_epoch_from_the_future_is_refused() -> None:
     assert adopt(adoption, plan(1, ahead))
     with pytest.raises(PlanRejected, match="epoch"):
         adoption.offer(plan(1, ahead + 1).record, at(0))
+
+
+def test_plan_that_came_too_early_is_taken_when_the_clock_allows_it() -> None:
+    adoption = make()
+    early = plan(1, highest_epoch_at(UNIX_S) + 1)
+    with pytest.raises(PlanRejected, match="epoch"):
+        adoption.offer(early.record, at(SLOT_S - 1))
+    later = at(SLOT_S)
+    assert adoption.wants(early.plan.epoch, early.hash, later)
+    assert adoption.offer(early.record, later)[0] is Offer.PERSIST
 
 
 def test_plan_in_another_planners_name_is_refused_and_frames_nobody() -> None:
