@@ -113,7 +113,7 @@ class Following:
             Whether it is a plan that may be followed, though a higher one may hold.
         """
         plan_hash = hash_of_plan(record.body)
-        self._pulls.done(plan_hash)
+        self._pulls.done(plan_hash, source)
         if self._trust.banned(record.signer):
             if source != self._me:  # it does not know yet
                 self._out.send(source, self._exclusion.why(record.signer))

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from helix_p2p.identity import Signed
-from helix_p2p.membership.pulls import SOURCES_KEPT, Pulls
+from helix_p2p.membership.inquiry import Inquiry
+from helix_p2p.membership.pulls import Pulls
 from helix_p2p.membership.timing import MembershipTiming
 from helix_p2p.planning.plan import SignedPlan
 from helix_p2p.types import PeerId
@@ -31,16 +32,13 @@ Question = tuple[PeerId, tuple[bytes, ...]]
 class _Gap:
     plan: SignedPlan
     missing: dict[bytes, None]
-    asked: PeerId
-    asked_s: float
+    inquiry: Inquiry
     opened_s: float
-    sources: list[PeerId] = field(default_factory=list)
     found: dict[bytes, Signed] = field(default_factory=dict)
     kept_bytes: int = 0
 
-    def question(self, now_s: float) -> Question:
-        self.asked_s = now_s
-        return self.asked, tuple(self.missing)[:CONTENTS_PER_QUESTION]
+    def question(self, peer: PeerId) -> Question:
+        return peer, tuple(self.missing)[:CONTENTS_PER_QUESTION]
 
 
 class Gaps:
@@ -67,22 +65,20 @@ class Gaps:
         """
         if self.mentioned(plan.hash, source) or self._pulls.owes(source, now_s):
             return None
-        busy = any(gap.asked == source for gap in self._gaps.values())
-        if busy or len(self._gaps) >= PLANS_AT_ONCE:
+        if self._busy(source) or len(self._gaps) >= PLANS_AT_ONCE:
             return None
         # What is at hand now may be overtaken by news before the rest has come.
         found = dict(plan.referred)
-        gap = _Gap(plan, dict.fromkeys(plan.missing), source, now_s, now_s, found=found)
+        gap = _Gap(plan, dict.fromkeys(plan.missing), Inquiry({source: now_s}), now_s, found)
         self._gaps[plan.hash] = gap
-        return gap.question(now_s)
+        return gap.question(source)
 
     def mentioned(self, plan_hash: bytes, peer: PeerId) -> bool:
         """`peer` holds this plan, so it can be asked too; whether the plan waits here."""
         gap = self._gaps.get(plan_hash)
         if gap is None:
             return False
-        if peer not in (gap.asked, *gap.sources) and len(gap.sources) < SOURCES_KEPT:
-            gap.sources.append(peer)
+        gap.inquiry.mentioned(peer)
         return True
 
     def take(
@@ -103,8 +99,9 @@ class Gaps:
                 gap.kept_bytes += len(records[content].body)
             if not gap.missing:
                 whole.append(gap.plan)
-            elif brought and gap.asked == source:
-                questions.append(gap.question(now_s))
+            elif brought and source in gap.inquiry.asked:
+                gap.inquiry.asked[source] = now_s
+                questions.append(gap.question(source))
         self._shed(now_s)
         return whole, questions
 
@@ -120,22 +117,30 @@ class Gaps:
         self._gaps.pop(plan_hash, None)
 
     def due(self, now_s: float) -> list[Question]:
-        """Questions to put to another peer, since the one asked brought nothing in time."""
+        """Questions to put to further peers, since those asked take long or brought nothing."""
         again: list[Question] = []
         for plan_hash, gap in list(self._gaps.items()):
             if now_s - gap.opened_s >= PULLS_LONGEST * self._timing.pull_s:
                 del self._gaps[plan_hash]
-            elif now_s - gap.asked_s >= self._timing.pull_s:
-                self._pulls.blame(gap.asked, now_s)
-                if gap.sources:
-                    gap.asked = gap.sources.pop(0)
-                    again.append(gap.question(now_s))
-                else:
-                    del self._gaps[plan_hash]
+                continue
+            for late in gap.inquiry.overdue(now_s, self._timing):
+                self._pulls.blame(late, now_s)
+            peer = gap.inquiry.next(now_s, self._timing, lambda one: self._free(one, now_s))
+            if peer is not None:
+                again.append(gap.question(peer))
+            elif not gap.inquiry.asked:
+                del self._gaps[plan_hash]
         return again
+
+    def _busy(self, peer: PeerId) -> bool:
+        return any(peer in gap.inquiry.asked for gap in self._gaps.values())
+
+    def _free(self, peer: PeerId, now_s: float) -> bool:
+        return not (self._busy(peer) or self._pulls.owes(peer, now_s))
 
     def _shed(self, now_s: float) -> None:
         """Give up whoever makes us keep the most, until the rest is within bounds."""
         while sum(gap.kept_bytes for gap in self._gaps.values()) > KEPT_LIMIT_BYTES:
             plan_hash = max(self._gaps, key=lambda one: self._gaps[one].kept_bytes)
-            self._pulls.blame(self._gaps.pop(plan_hash).asked, now_s)
+            for peer in self._gaps.pop(plan_hash).inquiry.asked:
+                self._pulls.blame(peer, now_s)

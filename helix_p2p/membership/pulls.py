@@ -2,28 +2,29 @@
 
 A mention costs its author nothing, so it must not cost us much: who mentions a plan and does not
 bring it is not asked again for a while. Else a few liars would keep us asking for plans that do not
-exist, and a peer that waits for a plan does not step in as planner.
+exist, and a peer that waits for a plan does not step in as planner. Answers get lost, too: the
+first that does not come costs little, each further one twice as much, and one that comes forgives.
 
-Always: few at a time, one at a time of each peer, each asked of one peer at a time, and given up
-when nobody has it.
+Always: few at a time, one at a time of each peer, and given up when nobody has it.
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from helix_p2p.membership.inquiry import Inquiry
 from helix_p2p.membership.timing import MembershipTiming
 from helix_p2p.types import PeerId
 
 PULLS_AT_ONCE = 8
-SOURCES_KEPT = 8
 LIARS_KEPT = 1024
+FIRST_DEBT_PULLS = 2.0
+"""So many answer times a peer is not asked after the first answer that did not come."""
 
 
 @dataclass(slots=True)
-class _Pull:
-    asked: PeerId
-    asked_s: float
-    sources: list[PeerId] = field(default_factory=list)
+class _Debt:
+    since_s: float
+    length_s: float
 
 
 class Pulls:
@@ -35,8 +36,8 @@ class Pulls:
 
     def __init__(self, timing: MembershipTiming) -> None:
         self._timing = timing
-        self._pulls: dict[bytes, _Pull] = {}
-        self._owing_s: OrderedDict[PeerId, float] = OrderedDict()
+        self._pulls: dict[bytes, Inquiry] = {}
+        self._debts: OrderedDict[PeerId, _Debt] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._pulls)
@@ -52,41 +53,49 @@ class Pulls:
             return False
         pull = self._pulls.get(plan_hash)
         if pull is not None:
-            if peer not in pull.sources and len(pull.sources) < SOURCES_KEPT:
-                pull.sources.append(peer)
+            pull.mentioned(peer)
             return False
-        busy = any(under_way.asked == peer for under_way in self._pulls.values())
-        if busy or len(self._pulls) >= PULLS_AT_ONCE:
+        if self._busy(peer) or len(self._pulls) >= PULLS_AT_ONCE:
             return False
-        self._pulls[plan_hash] = _Pull(peer, now_s)
+        self._pulls[plan_hash] = Inquiry({peer: now_s})
         return True
 
-    def done(self, plan_hash: bytes) -> None:
-        """The plan came, good or bad."""
-        self._pulls.pop(plan_hash, None)
+    def done(self, plan_hash: bytes, source: PeerId) -> None:
+        """The plan came from `source`, good or bad."""
+        pull = self._pulls.pop(plan_hash, None)
+        if pull is not None and source in pull.asked:
+            self._debts.pop(source, None)
 
     def due(self, now_s: float) -> list[tuple[PeerId, bytes]]:
-        """Questions to put to another peer, since the first did not answer in time."""
+        """Questions to put to further peers, since those asked take long or did not answer."""
         again: list[tuple[PeerId, bytes]] = []
         for plan_hash, pull in list(self._pulls.items()):
-            if now_s - pull.asked_s < self._timing.pull_s:
-                continue
-            self.blame(pull.asked, now_s)
-            if pull.sources:
-                pull.asked, pull.asked_s = pull.sources.pop(0), now_s
-                again.append((pull.asked, plan_hash))
-            else:
+            for late in pull.overdue(now_s, self._timing):
+                self.blame(late, now_s)
+            peer = pull.next(now_s, self._timing, lambda one: self._free(one, now_s))
+            if peer is not None:
+                again.append((peer, plan_hash))
+            elif not pull.asked:
                 del self._pulls[plan_hash]
         return again
 
+    def _busy(self, peer: PeerId) -> bool:
+        return any(peer in under_way.asked for under_way in self._pulls.values())
+
+    def _free(self, peer: PeerId, now_s: float) -> bool:
+        return not (self._busy(peer) or self.owes(peer, now_s))
+
     def owes(self, peer: PeerId, now_s: float) -> bool:
         """Whether it lately did not bring what it had mentioned."""
-        owing_s = self._owing_s.get(peer)
-        return owing_s is not None and now_s - owing_s < self._timing.rejected_s
+        debt = self._debts.get(peer)
+        return debt is not None and now_s - debt.since_s < debt.length_s
 
     def blame(self, peer: PeerId, now_s: float) -> None:
         """It did not bring what it had mentioned."""
-        self._owing_s.pop(peer, None)
-        self._owing_s[peer] = now_s
-        while len(self._owing_s) > LIARS_KEPT:
-            self._owing_s.popitem(last=False)
+        known = self._debts.pop(peer, None)
+        longest_s, length_s = self._timing.rejected_s, FIRST_DEBT_PULLS * self._timing.pull_s
+        if known is not None and now_s - known.since_s < known.length_s + longest_s:
+            length_s = 2 * known.length_s
+        self._debts[peer] = _Debt(now_s, min(length_s, longest_s))
+        while len(self._debts) > LIARS_KEPT:
+            self._debts.popitem(last=False)

@@ -48,7 +48,8 @@ class MembershipTiming:
         improve_most_s: Longest wait for peers that are to load a plan's layers before the search.
         retry_plan_s: After a solver failed.
         grace_s: How long the previous plan is still accepted.
-        pull_s: A plan asked for and not received in this time is asked for again.
+        pull_s: A plan asked for and not received in this time will not come from there.
+        hedge_s: An answer that takes longer is asked of another peer, too.
         skew_s: A clock this far from the others' stands its owner down.
         rejected_s: How long a refused plan is remembered, and not validated again.
     """
@@ -82,6 +83,7 @@ class MembershipTiming:
     retry_plan_s: float = 5.0
     grace_s: float = 60.0
     pull_s: float = 3.0
+    hedge_s: float = 1.0
     skew_s: float = 30.0
     rejected_s: float = 30.0
 

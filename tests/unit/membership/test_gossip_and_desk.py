@@ -5,7 +5,6 @@ from random import Random
 import pytest
 
 from helix_p2p.membership.gossip import GONE_PER_MESSAGE, RUMOURS_PER_MESSAGE, Gossip
-from helix_p2p.membership.pulls import Pulls
 from helix_p2p.membership.replanning import MOST_CALM, Desk
 from helix_p2p.membership.timing import MembershipTiming
 
@@ -58,35 +57,6 @@ def test_round_trip_counts_only_from_whom_it_was_sent_to() -> None:
     assert pinging.round_trip_s(peer(2), number, 10.5) is None
     assert pinging.round_trip_s(peer(1), number, 10.5) == pytest.approx(0.5)
     assert pinging.round_trip_s(peer(1), number, 10.6) is None
-
-
-def test_plan_is_asked_of_one_peer_at_a_time_and_given_up() -> None:
-    pulls = Pulls(T)
-    assert pulls.ask(b"h", peer(1), 0.0)
-    assert not pulls.ask(b"h", peer(2), 0.1)
-    assert pulls.due(1.0) == []
-    assert pulls.due(T.pull_s) == [(peer(2), b"h")]
-    assert pulls.due(2 * T.pull_s) == []
-    assert len(pulls) == 0
-
-
-def test_who_mentions_plans_that_never_come_is_not_asked_again_for_a_while() -> None:
-    pulls = Pulls(T)
-    assert pulls.ask(b"fake", peer(1), 0.0)
-    assert not pulls.ask(b"another", peer(1), 0.1), "one at a time of each peer"
-    assert pulls.due(T.pull_s) == []
-    assert not pulls.ask(b"a third", peer(1), T.pull_s + 0.1)
-    assert len(pulls) == 0, "so nobody waits for it"
-    assert pulls.ask(b"good", peer(2), T.pull_s + 0.1)
-    assert pulls.ask(b"late", peer(1), T.pull_s + T.rejected_s)
-
-
-def test_pulls_under_way_are_bounded() -> None:
-    pulls = Pulls(T)
-    asked = [pulls.ask(bytes([n]), peer(n), 0.0) for n in range(100)]
-    assert sum(asked) == 8
-    pulls.done(b"\x00")
-    assert pulls.ask(b"new", peer(100), 0.0)
 
 
 def test_burst_of_joins_costs_one_plan_and_a_stream_is_not_put_off_for_ever() -> None:
