@@ -176,7 +176,7 @@ ROWS: tuple[Row, ...] = (
         "four times as many clients as before",
         "a bounded queue, then typed refusals with Retry-After; memory flat; p95 time to first "
         "token of what is admitted at most 2×",
-        "a tiny model, four clients, then sixteen, without a pause",
+        "a tiny model, KV room for seven answers at a time; clients that ask without a pause",
         4,
         overload,
     ),
