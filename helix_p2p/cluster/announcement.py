@@ -129,6 +129,13 @@ class Announcement:
         return identity.sign(ANNOUNCEMENT_KIND, swarm, codec.encode(self))
 
 
+def lasting(state: PeerState, serving: LayerRange | None) -> PeerState:
+    """The state as it concerns others: one that loads serves what it served before, or waits."""
+    if state is not PeerState.LOADING:
+        return state
+    return PeerState.STANDBY if serving is None else PeerState.SERVING
+
+
 @lru_cache(maxsize=OPENED_KEPT)
 def open_announcement(record: Signed, swarm: str) -> Announcement:
     """Verify and read a signed announcement.
@@ -164,27 +171,54 @@ def turn_of(said: Announcement, owner: bytes) -> float:
 
 @lru_cache(maxsize=OPENED_KEPT)
 def content_of(record: Signed, swarm: str) -> bytes:
-    """A hash of what a peer says, whatever its sequence: any record with it says the same.
+    """A hash of what a plan may rest on: memory, speeds, links, credentials.
 
-    The moment of issue counts to `WORD_LIFE_S`, for each peer from another moment on; so contents
-    change that often all the same, and what was changed never comes back.
+    Any record with it is as good for a plan, so what changes in between without mattering to plans
+    (what is served, where it is reached, a new run) leaves it as it is. The moment of issue counts
+    to `WORD_LIFE_S`, for each peer from another moment on.
 
     Raises:
         As `open_announcement`.
     """
     said = open_announcement(record, swarm)
     owner = codec.sha256(record.public_key)
-    same = replace(said, sequence=0, issued_unix_s=turn_of(said, owner), epoch=0, plan_hash=b"")
+    same = replace(
+        said,
+        incarnation=0,
+        sequence=0,
+        since=0,
+        issued_unix_s=turn_of(said, owner),
+        epoch=0,
+        plan_hash=b"",
+        state=PeerState.STANDBY,
+        serving=None,
+        addresses=(),
+        public_name="",
+    )
     return codec.sha256(owner + codec.encode(same))[:CONTENT_BYTES]
 
 
+@lru_cache(maxsize=OPENED_KEPT)
 def word_of(record: Signed, swarm: str) -> bytes:
-    """Eight bytes of `content_of`: they stay equal while a peer says the same.
+    """Eight bytes that stay equal while a peer says the same, whatever its sequence.
+
+    Those who hold a record with this word have no need of another. The moment of issue counts as
+    in `content_of`, so words change that often all the same, and what was changed never comes back.
 
     Raises:
         As `open_announcement`.
     """
-    return content_of(record, swarm)[:WORD_BYTES]
+    said = open_announcement(record, swarm)
+    owner = codec.sha256(record.public_key)
+    same = replace(
+        said,
+        sequence=0,
+        issued_unix_s=turn_of(said, owner),
+        epoch=0,
+        plan_hash=b"",
+        state=lasting(said.state, said.serving),
+    )
+    return codec.sha256(owner + codec.encode(same))[:WORD_BYTES]
 
 
 def begun_unix_s(record: Signed, swarm: str) -> float:

@@ -8,7 +8,7 @@ after its order is on disk as the high-water mark. A plan that fails validation 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeVar
@@ -24,7 +24,7 @@ from helix_p2p.membership.timing import (
     MembershipTiming,
     Now,
 )
-from helix_p2p.planning.plan import Plan, SignedPlan
+from helix_p2p.planning.plan import Plan, Reference, SignedPlan
 from helix_p2p.planning.signed import hash_of_plan, open_plan
 from helix_p2p.types import Epoch, PeerId
 
@@ -42,8 +42,12 @@ REMEMBERED = 256
 HIGH_WATER_LIMIT_BYTES = 1024
 
 
-def _at_hand_nothing(_content: bytes) -> Signed | None:
-    return None
+Gather = Callable[[Sequence[Reference]], dict[bytes, Signed]]
+"""Gives what is at hand of the announcements that a plan refers to, by content."""
+
+
+def _nothing_at_hand(_references: Sequence[Reference]) -> dict[bytes, Signed]:
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +197,14 @@ class Adoption:
         return None
 
     def offer(
-        self, record: Signed, now: Now, find: Callable[[bytes], Signed | None] = _at_hand_nothing
+        self, record: Signed, now: Now, gather: Gather = _nothing_at_hand
     ) -> tuple[Offer, SignedPlan]:
         """Take a plan from anyone, ourselves included.
 
         Args:
             record: The plan.
             now: Time.
-            find: Gives the announcement of a content that the plan refers to, if it is at hand.
+            gather: Gives what the plan refers to, as far as it is at hand.
 
         Returns:
             `PERSIST` and the plan: write `mark_of(plan)`, then call `persisted`. `INCOMPLETE`:
@@ -225,7 +229,8 @@ class Adoption:
                 _remember(self._lower, signed.hash, None)
                 return Offer.LOWER, signed
             self._check_epoch(signed.plan, now.unix_s)
-            signed = _with_referred(signed, find)
+            if signed.plan.references:
+                signed = replace(signed, referred=gather(signed.plan.references))
             if signed.missing:
                 return Offer.INCOMPLETE, signed
             self._validate(signed, now.unix_s)
@@ -336,15 +341,6 @@ def _check_planner(signed: SignedPlan) -> None:
 def mark_of(plan: SignedPlan) -> HighWater:
     """The mark to persist before `plan` is adopted."""
     return HighWater(*plan.order)
-
-
-def _with_referred(signed: SignedPlan, find: Callable[[bytes], Signed | None]) -> SignedPlan:
-    """The plan with those announcements it refers to that are at hand."""
-    if not signed.plan.references:
-        return signed
-    found = ((reference.content, find(reference.content)) for reference in signed.plan.references)
-    referred = {content: record for content, record in found if record is not None}
-    return replace(signed, referred=referred)
 
 
 def _remember(memory: OrderedDict[_K, _V], key: _K, value: _V) -> None:

@@ -7,13 +7,14 @@ for them by the same contents, and is answered from here.
 Always: what is given for a content is a verified record of that content.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from helix_p2p.cluster.announcement import WORD_BYTES, content_of
+from helix_p2p.cluster.announcement import content_of
 from helix_p2p.identity import Signed
 from helix_p2p.membership.adoption import Adoption
 from helix_p2p.membership.view import MembershipView
 from helix_p2p.membership.voice import Voice
+from helix_p2p.planning.plan import Reference
 
 
 class Announced:
@@ -34,12 +35,18 @@ class Announced:
         self.drafted: Mapping[bytes, Signed] = {}
         """What the plan that this peer makes refers to."""
 
+    def gather(self, references: Sequence[Reference]) -> dict[bytes, Signed]:
+        """By content, what is at hand of all that a plan refers to."""
+        found = self._view.records_of(references)
+        if len(found) < len(references):
+            for reference in references:
+                content = reference.content
+                if content not in found and (record := self.find(content)) is not None:
+                    found[content] = record
+        return found
+
     def find(self, content: bytes) -> Signed | None:
-        """A record that says this; None when none is at hand."""
-        peer = self._view.peer_of(content[:WORD_BYTES])
-        entry = self._view.get(peer) if peer is not None else None
-        if entry is not None and entry.content == content:
-            return entry.record
+        """A record that says this, for a plan that holds or is made here; None when none is."""
         if content in self.drafted:
             return self.drafted[content]
         if content_of(self._voice.record, self._swarm) == content:

@@ -28,9 +28,11 @@ from helix_p2p.types import PeerId
 
 FIRST_MEMBERS = 3
 """The first few that a newcomer meets are asked whom they know."""
+ACQUAINTED = 32
+"""Who has read of so many in the DHT need not ask."""
 BELIEVED_PER_TICK = 128
-CHECK_EVERY_S = 1.0
-"""In a large swarm; whoever is doubted or lost is looked at when that is heard."""
+CHECK_EVERY_S, CHECK_CALM_S = 0.9, 1.9
+"""In a large swarm, and there when nobody is doubted; who is reported is looked at at once."""
 
 
 class Attendance:
@@ -97,11 +99,12 @@ class Attendance:
                 self._out.put(fx.MemberJoined(owner, learned.announcement))
                 self._gossip.spread(owner, len(self._view))
                 self._office.changed(now)
-                if len(self._view) <= FIRST_MEMBERS:
+                if len(self._view) <= FIRST_MEMBERS and self._view.contacts < ACQUAINTED:
                     self._out.send(owner, m.GetMembers())
             case News.CHANGED:
                 self._out.put(fx.MemberChanged(owner, learned.announcement))
-                self._gossip.spread(owner, len(self._view))
+                if learned.lasting or not self._talk.among_many:
+                    self._gossip.spread(owner, len(self._view))
                 if learned.announcement.state not in PLANNABLE:
                     self._office.cannot_lead(owner, now)
                     if learned.weighty:
@@ -129,7 +132,7 @@ class Attendance:
         """Run the failure detectors that are due, and do what they ask for."""
         if self._talk.among_many and now.s < self._check_due_s:
             return
-        self._check_due_s = now.s + CHECK_EVERY_S
+        self._check_due_s = now.s + (CHECK_CALM_S if self._view.calm else CHECK_EVERY_S)
         self._act_on(self._view.check(now, self._talk.watched()), now)
         for record in self._view.believable(now, BELIEVED_PER_TICK):
             self.learn(record, self._me, now)
@@ -139,7 +142,7 @@ class Attendance:
         for peer, verdict in verdicts:
             match verdict:
                 case Verdict.PROBE:
-                    self._out.put(self._talk.ping(peer, now))
+                    self._out.put(self._talk.ping(peer, now, probe=True))
                 case Verdict.REPORT:
                     self._report(peer)
                 case Verdict.EVICT:

@@ -20,6 +20,7 @@ from random import Random
 
 from helix_p2p import codec
 from helix_p2p.identity import Signed
+from helix_p2p.membership.gossip import MANY
 from helix_p2p.membership.messages import Lease
 from helix_p2p.membership.timing import MembershipTiming
 from helix_p2p.planning.plan import SignedPlan
@@ -29,6 +30,8 @@ LEASE_KIND = "lease"
 LEASE_LIMIT_BYTES = 256
 SPREAD = 4.0
 """So many standard deviations of a place in rank are allowed for before it is worked out."""
+BEAT_STRETCH = 1.5
+"""Among many a beat costs each member a message or two, and a lease still outlives two of them."""
 CLAIM_LEASES = 3
 """A candidate that stepped in has so many leases' time to bring a plan."""
 
@@ -130,6 +133,11 @@ class Election:
             or now_s - self._renewed_s > self._timing.lease_s
         )
 
+    def at_ease(self, now_s: float) -> bool:
+        """Whether another holds a lease that has not lapsed: a tick would do nothing."""
+        held = self._holder is not None and self._holder != self._me and self._lost_s is None
+        return held and now_s - self._renewed_s < self._timing.lease_s
+
     def on_plan(self, plan: SignedPlan, now_s: float) -> None:
         """A plan was adopted: its planner holds the lease."""
         self._basis, self._epoch = plan.hash, int(plan.plan.epoch)
@@ -217,7 +225,8 @@ class Election:
             if isolated or not around.able:
                 self.resign(now_s)
                 return Step.STEP_DOWN
-            if self._beat_s is None or now_s - self._beat_s >= self._timing.beat_s:
+            stretch = BEAT_STRETCH if around.others > MANY else 1.0
+            if self._beat_s is None or now_s - self._beat_s >= stretch * self._timing.beat_s:
                 return Step.BEAT
         elif around.able and not isolated and self._is_due(around, now_s):
             self._give(self._me, now_s)

@@ -6,7 +6,7 @@ Always: only the view writes what a record brings; what the member showed of its
 
 from dataclasses import dataclass
 
-from helix_p2p.cluster.announcement import WORD_BYTES, Announcement
+from helix_p2p.cluster.announcement import Announcement, PeerState
 from helix_p2p.identity import Signed
 from helix_p2p.membership.credentials import Role
 from helix_p2p.membership.detector import Detector
@@ -26,6 +26,8 @@ class MemberEntry:
         joined_s: Since when this run of it is a member.
         admitted_s: When its certificate was looked at last.
         content: Of its record; see `announcement.content_of`.
+        word: Likewise; see `announcement.word_of`.
+        told_state: Which state of ours it was told last.
         shown_word: The word of ours that it holds, as it says.
         shown_beat: The plan and the beat that it holds, as it says.
         rtt_s: Round trip, smoothed.
@@ -41,13 +43,10 @@ class MemberEntry:
     joined_s: float
     admitted_s: float
     content: bytes
+    word: bytes
+    told_state: PeerState | None = None
     shown_word: bytes = b""
     shown_beat: tuple[bytes, int] | None = None
     rtt_s: float | None = None
     skew_s: float | None = None
     skew_seen_s: float = 0.0
-
-    @property
-    def word(self) -> bytes:
-        """Its record's word."""
-        return self.content[:WORD_BYTES]

@@ -27,7 +27,7 @@ from helix_p2p.membership.talk import Talk
 from helix_p2p.membership.timing import Now
 from helix_p2p.membership.trust import Trust
 from helix_p2p.membership.view import MembershipView
-from helix_p2p.planning.plan import SignedPlan
+from helix_p2p.planning.plan import Reference, SignedPlan
 from helix_p2p.planning.signed import hash_of_plan
 from helix_p2p.types import PeerId
 
@@ -123,7 +123,7 @@ class Following:
             self._out.put(fx.PlanRefused(source, plan_hash, error))
             return False
         try:
-            outcome, plan = self._adoption.offer(record, now, self._find)
+            outcome, plan = self._adoption.offer(record, now, self._gather)
             if outcome is Offer.INCOMPLETE:
                 self._trust.check_planner(plan, now.unix_s)
                 question = self._gaps.open(plan, source, now.s)
@@ -154,8 +154,8 @@ class Following:
         if not self._office.held and (alarm := self._audit.check(self._view, now.s)) is not None:
             self._out.put(alarm)
 
-    def _find(self, content: bytes) -> Signed | None:
-        return self._announced.find(content) or self._gaps.found(content)
+    def _gather(self, references: Sequence[Reference]) -> dict[bytes, Signed]:
+        return self._gaps.found(references) | self._announced.gather(references)
 
     def _adopted(self, plan: SignedPlan, previous: SignedPlan | None, now: Now) -> None:
         self._office.adopted(plan, now)

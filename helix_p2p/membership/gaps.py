@@ -8,14 +8,14 @@ mention it. Who sends a plan and cannot bring what it rests on is not asked agai
 Always: bounded in plans, in bytes kept for them, and in time; one plan at a time of each peer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from helix_p2p.identity import Signed
 from helix_p2p.membership.inquiry import Inquiry
 from helix_p2p.membership.pulls import Pulls
 from helix_p2p.membership.timing import MembershipTiming
-from helix_p2p.planning.plan import SignedPlan
+from helix_p2p.planning.plan import Reference, SignedPlan
 from helix_p2p.types import PeerId
 
 PLANS_AT_ONCE = 16
@@ -105,12 +105,12 @@ class Gaps:
         self._shed(now_s)
         return whole, questions
 
-    def found(self, content: bytes) -> Signed | None:
-        """What came of this content, for a plan that waits or is just whole."""
+    def found(self, references: Iterable[Reference]) -> dict[bytes, Signed]:
+        """What came of these, for plans that wait or are just whole."""
+        came: dict[bytes, Signed] = {}
         for gap in self._gaps.values():
-            if content in gap.found:
-                return gap.found[content]
-        return None
+            came |= gap.found
+        return {r.content: came[r.content] for r in references if r.content in came} if came else {}
 
     def done(self, plan_hash: bytes) -> None:
         """The plan was taken or refused."""

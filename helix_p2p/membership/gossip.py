@@ -21,9 +21,9 @@ RUMOURS_PER_MESSAGE = 8
 RUMOURS_KEPT = 512
 PINGS_REMEMBERED = 256
 MANY = 64
-FAN_OUT_AMONG_MANY = 4
-"""Among many, two are watched and two called by chance: what has to be quick (beats, losses that
-were seen) goes out at once, and the rest reaches everyone in some rounds more."""
+FAN_OUT_AMONG_MANY = 2
+"""Among many, one is watched and one called by chance: what has to be quick (beats, plans, losses
+that were seen) goes out at once, and the rest reaches everyone in some rounds more."""
 GONE_KEPT = 256
 GONE_PER_MESSAGE = 16
 
@@ -62,6 +62,11 @@ class Gossip:
     def some(self, members: Sequence[PeerId], most: int) -> list[PeerId]:
         """Some by chance."""
         return self._rng.sample(members, min(most, len(members)))
+
+    def by_lot(self, expected: float) -> int:
+        """So many on average: how many fall to this peer of what few of many are to do."""
+        whole = int(expected)
+        return whole + (self._rng.random() < expected - whole)
 
     def lost(self, word: bytes, members: int) -> None:
         """The member whose word this was is lost: pass it on with the next messages."""

@@ -38,6 +38,11 @@ class Liveness:
         self._monitored: frozenset[PeerId] = frozenset()
         self._next_check = 0
 
+    @property
+    def calm(self) -> bool:
+        """Whether everyone is well as far as is known."""
+        return not self._uneasy
+
     def note(self, entry: MemberEntry) -> None:
         """A member's announcement or its detector may have changed."""
         peer, alive = entry.peer, entry.detector.condition is Condition.ALIVE

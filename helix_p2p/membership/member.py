@@ -52,6 +52,8 @@ from helix_p2p.planning.plan import Placement, SignedPlan
 from helix_p2p.types import LayerRange, PeerId
 
 NEWS_TAKEN = 64
+ROUND_S = 0.95
+"""In a large swarm nothing is due more often: about a second, whatever beat the ticks come in."""
 OPEN_BELIEVES_FROM = 64
 """In an open swarm identities cost nothing, so everyone is pinged before it counts; but with more
 members than this no newcomer can be pinged by all."""
@@ -138,7 +140,7 @@ class Member:
             announced,
             out,
         )
-        self._ticked_s = now.s
+        self._ticked_s = self._round_due_s = now.s
         self._looked_up = False
         self._skewed = False
         self._left = False
@@ -222,12 +224,15 @@ class Member:
             self.view.forgive(now.s - self._ticked_s)  # we stood still, not they
             self._office.stood_still(now)
         self._ticked_s = now.s
+        if self._talk.among_many and now.s < self._round_due_s:
+            return ()
+        self._round_due_s = now.s + ROUND_S
         self._out.extend(self._talk.tick(now))
         self._attendance.check(now)
         self._check_clock()
         self._exclusion.tick(now)
         self._following.ask_again(now)
-        self._office.tick(now, able=self._may_lead())
+        self._office.tick(now, self._may_lead)
         self._following.audit(now)
         return self._out.drain()
 
@@ -236,7 +241,7 @@ class Member:
         if own == self._voice.own or self._left:
             return ()
         before = self._voice.announcement
-        self._voice.change(own, self.plan, now)
+        self._voice.change(own, self.plan, now, among_many=self._talk.among_many)
         if weighty_change(before, self._voice.announcement):
             self._office.changed(now)
         self._out.extend(self._talk.tick(now))
@@ -268,6 +273,8 @@ class Member:
     def on_records(self, records: Iterable[Signed], now: Now) -> Effects:
         """What a look-up found in the DHT, or a cache on disk; also when it found nothing."""
         self._looked_up = True
+        records = tuple(records)
+        self._talk.found(len(records), now)
         for record in records:
             self._take_record(record, now)
         return self._out.drain()
@@ -312,10 +319,11 @@ class Member:
     # ── messages ────────────────────────────────────────────────────────────────────────────────
 
     def _take(self, peer: PeerId, message: MemberMessage, now: Now) -> None:
+        if isinstance(message, m.Ping | m.Pong):
+            self._take_ping(peer, message, now)
+            return
         self._attendance.heard(peer, now)
         match message:
-            case m.Ping() | m.Pong():
-                self._take_ping(peer, message, now)
             case m.GetPlan(plan_hash):
                 plan = self.adoption.find(plan_hash, now.s)
                 self._out.send(peer, m.PlanReply(plan.record if plan else None))
@@ -350,15 +358,16 @@ class Member:
         if entry is not None:
             entry.shown_word = message.seen
             entry.shown_beat = (message.plan_hash, message.beat)
-        if isinstance(message, m.Ping):
-            self._out.put(self._talk.pong(peer, message, now))
-        else:
-            self._out.extend(self._talk.owed(peer, message))
+        asks: tuple[bytes, ...] = ()
         if message.news:
             words = message.news[:NEWS_TAKEN]
-            asked = self._questions.worth(words, self.view, self._voice.word, now.s)
-            if asked:
-                self._out.send(peer, m.GetMembers(asked))
+            asks = self._questions.worth(words, self.view, self._voice.word, now.s)
+        if isinstance(message, m.Ping):
+            self._out.put(self._talk.pong(peer, message, asks, now))
+        else:
+            self._out.extend(self._talk.owed(peer, message))
+            if asks:
+                self._out.send(peer, m.GetMembers(asks))
         if message.gone:
             self._attendance.lost_elsewhere(peer, message.gone[:GONE_PER_MESSAGE], now)
         for record in message.rumours[:RUMOURS_PER_MESSAGE]:

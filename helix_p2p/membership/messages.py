@@ -76,7 +76,11 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The answer, with the other's own view; fields as in `Ping`."""
+    """The answer, with the other's own view; fields as in `Ping`.
+
+    Attributes:
+        asks: Words of the ping whose records the sender lacks; answered as `GetMembers` is.
+    """
 
     epoch: int
     plan_hash: bytes
@@ -90,6 +94,7 @@ class Pong:
     beat: int = 0
     revocations: int = -1
     gone: Words = ()
+    asks: Words = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ of what the membership does.
 Always: duty is done only by who holds the lease, and each taking and giving up is told.
 """
 
+from collections.abc import Callable
+
 from helix_p2p import codec
 from helix_p2p.errors import CapacityError, HelixError
 from helix_p2p.identity import Signed
@@ -22,8 +24,9 @@ from helix_p2p.membership.view import MembershipView
 from helix_p2p.planning.plan import Placement, SignedPlan
 from helix_p2p.types import PeerId
 
-BEATS_PASSED_ON = 3
-"""In a large swarm a new beat is passed on to so many, so that all have it in time."""
+BEATS_PASSED_ON = 2
+"""In a large swarm a new beat is passed on to so many: four of five have it at once, and the others
+with the next pings."""
 
 
 class Office:
@@ -139,14 +142,16 @@ class Office:
 
     # ── time, and the solver's answers ──────────────────────────────────────────────────────────
 
-    def tick(self, now: Now, *, able: bool) -> None:
+    def tick(self, now: Now, able: Callable[[], bool]) -> None:
         """Take office, give it up, beat or plan, if it is time; `able` if this peer may lead."""
+        if self._election.at_ease(now.s):
+            return
         around = Surroundings(
             candidates=self._view.candidates,
             others=len(self._view),
             heard_s=self._heard_s,
             changed_s=self._changed_s,
-            able=able,
+            able=able(),
         )
         match self._election.tick(around, now.s):
             case Step.STEP_IN:

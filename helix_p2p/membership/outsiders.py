@@ -64,6 +64,11 @@ class Outsiders:
 
     # ── contacts ────────────────────────────────────────────────────────────────────────────────
 
+    @property
+    def contacts(self) -> int:
+        """How many there are."""
+        return len(self._contacts)
+
     def seen(self, peer: PeerId) -> WordOrder | None:
         """The order of a contact's record; None when it is no contact."""
         contact = self._contacts.get(peer)
@@ -87,12 +92,25 @@ class Outsiders:
         young = (c.record for c in self._contacts.values() if abs(unix_s - c.issued_unix_s) < age_s)
         return list(islice(young, most)) if self._contacts else []
 
-    def contacts_to_ping(self, now_s: float, most: int) -> list[PeerId]:
-        """Whom to ping now; each once a period, and given up after a few silent ones."""
+    def contacts_to_ping(
+        self, now_s: float, most: int, signed_before_unix_s: float | None = None
+    ) -> list[PeerId]:
+        """Whom to ping now; each once a period, and given up after a few silent ones.
+
+        Args:
+            now_s: Time.
+            most: So many at once.
+            signed_before_unix_s: Newcomers only if their record is older; None for all.
+        """
         due: list[PeerId] = []
         if not self._contacts:
             return due
         for peer, contact in list(self._contacts.items()):
+            fresh = (
+                signed_before_unix_s is not None and contact.issued_unix_s > signed_before_unix_s
+            )
+            if fresh and peer not in self._gone:
+                continue
             if contact.asked_s is not None and now_s - contact.asked_s < self._timing.ping_s:
                 continue
             if contact.tries == CONTACT_TRIES:

@@ -3,6 +3,7 @@
 Always: pings per period are bounded (gossip.py), and a change of ours is told at once (voice.py).
 """
 
+from dataclasses import replace
 from typing import TypeVar
 
 from helix_p2p.cluster.announcement import WORD_BYTES
@@ -16,7 +17,15 @@ from helix_p2p.membership.election import Election
 from helix_p2p.membership.gaps import CONTENTS_PER_QUESTION
 from helix_p2p.membership.gossip import Gossip
 from helix_p2p.membership.own import MemberConfig
-from helix_p2p.membership.records import allowed_keys, life_left_s, member_key
+from helix_p2p.membership.records import (
+    SHARDS,
+    allowed_keys,
+    life_left_s,
+    member_key,
+    members_key,
+    revocations_key,
+    shard_of,
+)
 from helix_p2p.membership.timing import Now
 from helix_p2p.membership.trust import Trust
 from helix_p2p.membership.view import MembershipView
@@ -26,9 +35,16 @@ from helix_p2p.types import PeerId
 _Word = TypeVar("_Word", m.Ping, m.Pong)
 
 CONTACTS_PER_TICK = 16
+SURELY_HEARD_S = 60.0
+"""What we say has reached nearly everyone by then."""
 LOST_PER_ROUND = 2
-LOOK_UP_STRETCH_MEMBERS = 32
-"""Above so many members the DHT is read less often, in proportion: one read costs 1 kB a member."""
+LOST_CALLED_BY = 64
+"""In each period so many members call two of the lost, whatever the swarm's size: when a partition
+heals, one that hears another is enough."""
+LOOK_UP_WHOLE_UP_TO = 32
+LOOK_UP_STRETCH_MEMBERS = 64
+"""With more members one shard of the DHT is read at a time, and with more still less often: what
+one member finds there all soon know, and a read costs 1 kB for each member in it."""
 MEMBERS_PER_REPLY = 256
 REPLY_LIMIT_BYTES = 512 * 1024
 NEWS_PER_MESSAGE = 24
@@ -76,11 +92,18 @@ class Talk:
         self._disputes = disputes
         self._announced = announced
         self._turn = 0
+        self._watched: list[PeerId] = []
+        self._watched_version = -1
+        self._shard = shard_of(config.identity.peer_id)
         self._ping_due_s = self._publish_due_s = self._look_up_due_s = now.s
 
     def watched(self) -> list[PeerId]:
         """Whom we ping every period."""
-        return self._gossip.watched(self._view.ring)
+        version = self._view.ring_version
+        if version != self._watched_version:
+            self._watched_version = version
+            self._watched = self._gossip.watched(self._view.ring)
+        return self._watched
 
     def targets(self) -> list[PeerId]:
         """Whom to tell what everyone is to know."""
@@ -95,32 +118,34 @@ class Talk:
         """Whom to tell at once what is quickly known by all if everyone tells some."""
         return self._gossip.some(self._view.ring, most)
 
-    def ping(self, peer: PeerId, now: Now) -> SendTo:
-        """A ping, to be answered."""
+    def ping(self, peer: PeerId, now: Now, *, probe: bool = False) -> SendTo:
+        """A ping, to be answered; a probe of who may be gone tells no news."""
         number = self._gossip.ping_sent(peer, now.s)
         entry = self._view.get(peer)
-        large = self._gossip.is_large(self._view.ring)
-        known = entry.shown_beat if entry is not None else None
+        shown = entry.shown_beat if entry is not None else None
         # In a large swarm nearly everyone has the beat; who shows in its answer that it lacks it
         # gets it then.
-        wants_beat = known != self._shown_beat() and not (large and known is None)
-        return SendTo(peer, self._said(m.Ping, peer, number, now, lease=wants_beat))
+        lacks = self._lacks_beat(shown) if shown is not None else not self.among_many
+        return SendTo(peer, self._said(m.Ping, peer, number, now, lease=lacks, news=not probe))
 
-    def pong(self, peer: PeerId, ping: m.Ping, now: Now) -> SendTo:
-        """The answer to a ping."""
+    def pong(self, peer: PeerId, ping: m.Ping, asks: tuple[bytes, ...], now: Now) -> SendTo:
+        """The answer to a ping; `asks` are those of its words whose records we lack."""
         if not ping.seen:
             self._voice.freshen(self._adoption.current, now)
-        lacks = (ping.plan_hash, ping.beat) != self._shown_beat()
-        return SendTo(peer, self._said(m.Pong, peer, ping.number, now, lease=lacks))
+        lacks = self._lacks_beat((ping.plan_hash, ping.beat))
+        pong = self._said(m.Pong, peer, ping.number, now, lease=lacks, news=True)
+        return SendTo(peer, replace(pong, asks=asks) if asks else pong)
 
     def owed(self, peer: PeerId, pong: m.Pong) -> list[Effect]:
         """What the answer to our ping shows that the other lacks."""
         out: list[Effect] = []
+        told = self.known(pong.asks).announcements if pong.asks else ()
         if pong.seen != self._voice.word:
-            out.append(SendTo(peer, m.MembersReply((self._voice.record,))))
-        plan_hash, number = self._shown_beat()
+            told = (self._voice.record, *told)
+        if told:
+            out.append(SendTo(peer, m.MembersReply(told)))
         latest = self._election.latest_beat
-        if latest is not None and pong.plan_hash == plan_hash and pong.beat < number:
+        if latest is not None and self._lacks_beat((pong.plan_hash, pong.beat)):
             out.append(SendTo(peer, m.Beat(latest)))
         return out
 
@@ -152,15 +177,20 @@ class Talk:
         plan = self._adoption.current
         return (plan.hash if plan else b"", self._election.latest_number)
 
+    def _lacks_beat(self, shown: tuple[bytes, int]) -> bool:
+        """Whether who showed this has use for the latest beat: it builds on the plan it follows."""
+        plan_hash, number = self._shown_beat()
+        return shown[0] == plan_hash and shown[1] < number
+
     def tick(self, now: Now) -> list[Effect]:
         """Ping when a period is over, or at once when there is something to tell."""
         out: list[Effect] = []
         told = self._voice.take_due(now.s)
         if told or now.s >= self._ping_due_s:
             self._ping_due_s = now.s + self._timing.ping_s
-            called = [*self.targets(), *self._view.lost_to_ping(LOST_PER_ROUND)]
+            called = [*self.targets(), *self._view.lost_to_ping(self._lost_to_call())]
             out += [self.ping(peer, now) for peer in called]
-        contacts = self._view.contacts_to_ping(now.s, CONTACTS_PER_TICK)
+        contacts = self._view.contacts_to_ping(now, CONTACTS_PER_TICK)
         out += [self.ping(peer, now) for peer in contacts]
         if now.s >= self._publish_due_s:
             self._voice.renew(self._adoption.current, now)
@@ -178,18 +208,42 @@ class Talk:
         life_s = life_left_s(said, now.unix_s, self._timing.record_life_s)
         return PublishRecord(member_key(self._config.swarm, me), me, self._voice.record, life_s)
 
+    def found(self, records: int, now: Now) -> None:
+        """The DHT named so many; a swarm's worth is enough for a while."""
+        if records > LOOK_UP_WHOLE_UP_TO:
+            self._look_up_due_s = max(self._look_up_due_s, now.s + self._timing.look_up_s)
+
     def _look_up(self, now: Now) -> LookUpMembers:
         timing, known = self._timing, len(self._view)
         period_s = timing.look_up_s if known else timing.look_up_alone_s
         self._look_up_due_s = now.s + period_s * max(1.0, known / LOOK_UP_STRETCH_MEMBERS)
-        return LookUpMembers(allowed_keys(self._config.swarm))
+        swarm = self._config.swarm
+        if known <= LOOK_UP_WHOLE_UP_TO:
+            return LookUpMembers(allowed_keys(swarm))
+        self._shard = (self._shard + 1) % SHARDS
+        return LookUpMembers((members_key(swarm, self._shard), revocations_key(swarm)))
 
-    def _said(self, kind: type[_Word], to: PeerId, number: int, now: Now, *, lease: bool) -> _Word:
+    def _lost_to_call(self) -> int:
+        share = min(1.0, LOST_CALLED_BY / (len(self._view) + 1))
+        return self._gossip.by_lot(LOST_PER_ROUND * share)
+
+    def _said(
+        self, kind: type[_Word], to: PeerId, number: int, now: Now, *, lease: bool, news: bool
+    ) -> _Word:
         """A ping or a pong."""
         entry = self._view.get(to)
-        knows_us = entry is not None and entry.shown_word == self._voice.word
+        large = self._gossip.is_large(self._view.ring)
+        state = self._voice.own.state
+        knows_us = entry is not None and (
+            (entry.shown_word == self._voice.word and (large or entry.told_state is state))
+            # Of many, nearly all hold our word; who shows in its answer that it does not
+            # gets it then.
+            or (large and not entry.shown_word and now.s >= self._voice.told_s + SURELY_HEARD_S)
+        )
+        if entry is not None:
+            entry.told_state = state
         asks_anew = entry is None or self._disputes.is_doubted(to, now.s)
-        rumours, news = self._news(to)
+        rumours, words = self._news(to) if news else ((), ())
         plan_hash, beat = self._shown_beat()
         plan = self._adoption.current
         return kind(
@@ -202,9 +256,9 @@ class Talk:
             lease=self._election.latest_beat if lease else None,
             revocations=self._trust.serial,
             seen=b"" if asks_anew or entry is None else entry.word,
-            news=news,
+            news=words,
             beat=beat,
-            gone=self._gossip.gone() if news else (),
+            gone=self._gossip.gone() if words else (),
         )
 
     def _news(self, to: PeerId) -> tuple[tuple[Signed, ...], tuple[bytes, ...]]:

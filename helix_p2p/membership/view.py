@@ -19,11 +19,11 @@ from statistics import median
 
 from helix_p2p.cluster.announcement import (
     PROTOCOL_VERSION,
-    WORD_BYTES,
     Announcement,
     PeerState,
     content_of,
     open_announcement,
+    word_of,
 )
 from helix_p2p.errors import RecordRejected
 from helix_p2p.identity import Signed
@@ -35,6 +35,7 @@ from helix_p2p.membership.liveness import Liveness, stretch_of
 from helix_p2p.membership.outsiders import Outsiders
 from helix_p2p.membership.plannable import PLANNABLE, of_usable_age, weighty_change
 from helix_p2p.membership.timing import MembershipTiming, Now
+from helix_p2p.planning.plan import Reference
 from helix_p2p.types import LayerRange, PeerId
 
 OFFSET_KEPT_S = 1.0
@@ -64,11 +65,13 @@ class Learned:
         news: What it brought.
         announcement: As read.
         weighty: Whether a new plan may pay: memory, speed, or able to hold layers changed.
+        lasting: Whether others need to hear of it: a new word, and not only that it loads.
     """
 
     news: News
     announcement: Announcement
     weighty: bool = False
+    lasting: bool = True
 
 
 class MembershipView:
@@ -110,6 +113,7 @@ class MembershipView:
         self._unix_s: float | None = None
         self._members: dict[PeerId, MemberEntry] = {}
         self._ring: list[PeerId] = []
+        self._ring_version = 0
         self._liveness = Liveness()
         self._crowd = Crowd(limited=limited)
         self._outsiders = Outsiders(timing, most_members, limited=limited)
@@ -131,6 +135,16 @@ class MembershipView:
         """All members, ascending by id."""
         return self._ring
 
+    @property
+    def ring_version(self) -> int:
+        """Rises whenever `ring` changes."""
+        return self._ring_version
+
+    @property
+    def calm(self) -> bool:
+        """Whether every member is well as far as is known."""
+        return self._liveness.calm
+
     def get(self, peer: PeerId) -> MemberEntry | None:
         """What is known of a member."""
         return self._members.get(peer)
@@ -142,20 +156,36 @@ class MembershipView:
     def words_of(self, peers: Iterable[PeerId], to: PeerId) -> tuple[bytes, ...]:
         """The words of those of the peers that are members, for one of them to hear."""
         members = self._members
-        told = [members[p].content for p in peers if p in members and p != to]
-        return tuple([content[:WORD_BYTES] for content in told])
+        return tuple([members[p].word for p in peers if p in members and p != to])
+
+    def records_of(self, references: Iterable[Reference]) -> dict[bytes, Signed]:
+        """By content, the records of those members who say just that."""
+        members = self._members
+        found: dict[bytes, Signed] = {}
+        for reference in references:
+            entry = members.get(reference.peer)
+            if entry is not None and entry.content == reference.content:
+                found[reference.content] = entry.record
+        return found
 
     def unknown(self, words: Iterable[bytes]) -> list[bytes]:
         """Those of the words that are no member's."""
         known = self._words
         return [word for word in words if word not in known]
 
-    def contacts_to_ping(self, now_s: float, most: int) -> list[PeerId]:
+    def contacts_to_ping(self, now: Now, most: int) -> list[PeerId]:
         """Peers of whom only a record is known; a ping shows whether they live.
 
-        Each is pinged once a period, and given up after a few silent ones.
+        Each is pinged once a period, and given up after a few silent ones. Who is about to be
+        believed is not.
         """
-        return self._outsiders.contacts_to_ping(now_s, most)
+        before_unix_s = now.unix_s - YOUNG_S if self._believes else None
+        return self._outsiders.contacts_to_ping(now.s, most, before_unix_s)
+
+    @property
+    def contacts(self) -> int:
+        """Of how many only a record is known."""
+        return self._outsiders.contacts
 
     def believable(self, now: Now, most: int) -> list[Signed]:
         """Records of contacts that so large a swarm believes; they are to be learned again."""
@@ -229,21 +259,25 @@ class MembershipView:
     def _update(
         self, entry: MemberEntry, record: Signed, said: Announcement, now: Now, *, direct: bool
     ) -> Learned:
-        old = entry.announcement
+        old, word = entry.announcement, word_of(record, self._swarm)
         if said.addresses != old.addresses:
             self._check_crowd(entry.peer, said)
         if said.credentials != old.credentials or now.s - entry.admitted_s > READMIT_S:
             entry.roles = self._admit(said.credentials, entry.peer, now.unix_s)
             entry.admitted_s = now.s
-        self._words.pop(entry.word, None)
         entry.content = content_of(record, self._swarm)
-        self._words[entry.word] = entry.peer
         entry.record, entry.announcement = record, said
         if said.addresses != old.addresses:
             self._crowd.add(entry.peer, said.addresses)
         if not direct:
             age_s = max(0.0, now.unix_s + (entry.skew_s or 0.0) - said.issued_unix_s)
             entry.detector.rose(now.s - age_s)
+        if word == entry.word:
+            news = News.REFRESHED if said.state is old.state else News.CHANGED
+            return Learned(news, said, lasting=False)
+        self._words.pop(entry.word, None)
+        entry.word = word
+        self._words[word] = entry.peer
         if said.incarnation != old.incarnation:
             entry.joined_s = now.s
         self._liveness.note(entry)
@@ -259,10 +293,13 @@ class MembershipView:
             raise RecordRejected("its owner is not admitted as a peer")
         self._check_crowd(peer, said)
         seen = self._outsiders.seen(peer)
-        heard_only = self._outsiders.heard_only(peer)
         rises = seen is not None and said.order > seen
         age_s = now.unix_s - said.issued_unix_s
         young = self._believes and abs(age_s) < YOUNG_S
+        heard_only = self._outsiders.heard_only(peer)
+        if young and heard_only:  # a new run is a newcomer: what we saw go was the one before
+            last = self._outsiders.last_word(peer)
+            heard_only = last is not None and said.incarnation <= last[0]
         if not direct and (heard_only or not (rises or young)):
             if seen is not None and not rises:
                 return Learned(News.NOTHING, said)
@@ -274,9 +311,10 @@ class MembershipView:
         detector = Detector(self._timing, now.s)
         if peer not in self._members:
             insort(self._ring, peer)
-        content = content_of(record, self._swarm)
-        entry = MemberEntry(peer, record, said, roles, detector, now.s, now.s, content)
-        self._words[entry.word] = peer
+            self._ring_version += 1
+        content, word = content_of(record, self._swarm), word_of(record, self._swarm)
+        entry = MemberEntry(peer, record, said, roles, detector, now.s, now.s, content, word)
+        self._words[word] = peer
         self._members[peer] = entry
         self._crowd.add(peer, said.addresses)
         self._liveness.note(entry)
@@ -379,6 +417,7 @@ class MembershipView:
         if entry is not None:
             self._words.pop(entry.word, None)
             del self._ring[bisect_left(self._ring, peer)]
+            self._ring_version += 1
             self._crowd.drop(peer)
             self._liveness.drop(peer)
         self._outsiders.bury(peer, said, now_s, heard_only=heard_only)

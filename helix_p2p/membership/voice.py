@@ -4,7 +4,9 @@ Always: each announcement has a higher sequence than the one before; a change is
 for a short gap that keeps a peer which changes often from flooding the swarm.
 """
 
-from helix_p2p.cluster.announcement import MOST_PACES, Announcement, word_of
+from dataclasses import replace
+
+from helix_p2p.cluster.announcement import MOST_PACES, Announcement, lasting, word_of
 from helix_p2p.identity import Signed
 from helix_p2p.membership.own import MemberConfig, OwnState
 from helix_p2p.membership.timing import Now
@@ -29,7 +31,7 @@ class Voice:
         self._renewed_s = now.s
         self._gap_s = config.timing.publish_gap_s
         self._sequence = self._since = 0
-        self._told_s = now.s - self._gap_s
+        self.told_s = now.s - self._gap_s
         self._due_s: float | None = now.s
         self.own = OwnState()
         self.announcement: Announcement
@@ -73,16 +75,29 @@ class Voice:
         if now.s - self._renewed_s >= self._config.timing.ping_s / 2:
             self.renew(plan, now)
 
-    def change(self, own: OwnState, plan: SignedPlan | None, now: Now) -> None:
-        """Something about this peer changed; it is to be told."""
-        self.own, self._since = own, self._sequence + 1
+    def change(
+        self, own: OwnState, plan: SignedPlan | None, now: Now, *, among_many: bool = False
+    ) -> None:
+        """Something about this peer changed; it is to be told.
+
+        That it loads is told to a few only: `among_many` everyone would have to ask for it, and
+        what it serves meanwhile stays the same.
+        """
+        same = _lasting(own) == _lasting(self.own)
+        self.own = own
+        if not same:
+            self._since = self._sequence + 1
         self.renew(plan, now)
-        if self._due_s is None:
-            self._due_s = max(now.s, self._told_s + self._gap_s)
+        if self._due_s is None and not (same and among_many):
+            self._due_s = max(now.s, self.told_s + self._gap_s)
 
     def take_due(self, now_s: float) -> bool:
         """Whether a change is to be told now; asking counts as telling."""
         if self._due_s is None or now_s < self._due_s:
             return False
-        self._due_s, self._told_s = None, now_s
+        self._due_s, self.told_s = None, now_s
         return True
+
+
+def _lasting(own: OwnState) -> OwnState:
+    return replace(own, state=lasting(own.state, own.serving))

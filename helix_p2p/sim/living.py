@@ -242,11 +242,16 @@ class LivingSwarm(ServingSwarm):
         mind = self.minds[name]
         if mind.runs != run or mind.member is None:
             return
-        if not self.peers[name].hung:
+        peer = self.peers[name]
+        if not peer.hung:
             self._act(name, mind.member.tick(self._now(mind)))
-            if not self.peers[name].entry.idle:
-                self._see(self.peers[name])
+            if not peer.entry.idle:
+                self._see(peer)
+            peer.tick()
         self.time.after(MEMBER_TICK_S, self._beat, name, run)
+
+    def _tick(self, peer: SimPeer, life: int) -> None:
+        """`_beat` gives the time to the serving machines as well."""
 
     def _announce(self, name: PeerId, state: PeerState) -> None:
         mind, peer = self.minds[name], self.peers[name]

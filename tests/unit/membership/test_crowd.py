@@ -70,7 +70,7 @@ def test_contacts_of_one_range_are_as_few() -> None:
     view = make()
     for n in SYBILS:
         come(view, n, "/ip4/8.8.8.8/tcp/1", direct=False)
-    assert len(view.contacts_to_ping(0.0, 10_000)) == LEAST
+    assert len(view.contacts_to_ping(at(0.0), 10_000)) == LEAST
 
 
 @pytest.mark.parametrize("address", ["/ip4/192.168.1.7/tcp/1", "/ip4/127.0.0.1/tcp/1"])

@@ -18,7 +18,8 @@ RECORD = record(1, SAID)
 def members(count: int) -> dict[PeerId, MemberEntry]:
     names = [PeerId(f"p{number:04}") for number in range(count)]
     return {
-        p: MemberEntry(p, RECORD, SAID, ALL_ROLES, Detector(T, 0.0), 0.0, 0.0, b"") for p in names
+        p: MemberEntry(p, RECORD, SAID, ALL_ROLES, Detector(T, 0.0), 0.0, 0.0, b"", b"")
+        for p in names
     }
 
 

@@ -185,16 +185,35 @@ def test_who_shows_that_it_holds_our_word_is_not_sent_it_again() -> None:
     assert after > before, "who doubts us gets a fresh word"
 
 
+def asked_in(effects: tuple[fx.Effect, ...]) -> tuple[bytes, ...]:
+    """Which words the answer to a ping asks for."""
+    assert sent(m.GetMembers, effects) == [], "a question of its own would be a message more"
+    [pong] = sent(m.Pong, effects)
+    return pong.asks
+
+
+def test_words_that_an_answer_asks_for_are_sent_and_those_of_an_answer_asked_for() -> None:
+    member = with_members(1, 2)
+    [told] = [p for p in sent(m.Ping, member.tick(at(5))) if p.number][:1]
+    news = (word_of(record(3), SWARM),)
+    asks = (word_of(record(2), SWARM),)
+    pong = m.Pong(0, b"", None, told.number, at(5.1).unix_s, news=news, asks=asks)
+    effects = member.on_message(peer(1), pong, at(5.1))
+    [reply] = sent(m.MembersReply, effects)
+    assert [r.signer for r in reply.announcements] == [member.peer_id, peer(2)]
+    assert sent(m.GetMembers, effects) == [m.GetMembers(news)]
+
+
 def test_unknown_word_is_asked_of_who_mentions_it_and_old_ones_are_not() -> None:
     member = with_members(1, 2)
     news = (word_of(record(3), SWARM), word_of(record(2), SWARM))
     effects = member.on_message(peer(1), ping(1, 2, s=1, news=news), at(1))
-    assert sent(m.GetMembers, effects) == [m.GetMembers(news[:1])]
+    assert asked_in(effects) == news[:1]
     again = member.on_message(peer(2), ping(2, 2, s=1, news=news), at(1.1))
-    assert sent(m.GetMembers, again) == [], "one was asked already"
+    assert asked_in(again) == (), "one was asked already"
     member.on_message(peer(1), m.MembersReply((record(3),)), at(1.2))
     later = member.on_message(peer(1), ping(1, 3, s=20, news=news), at(20))
-    assert sent(m.GetMembers, later) == []
+    assert asked_in(later) == ()
     [reply] = sent(m.MembersReply, member.on_message(peer(1), m.GetMembers(news[1:]), at(21)))
     assert [r.signer for r in reply.announcements] == [peer(2)]
 
@@ -207,7 +226,7 @@ def test_who_returns_to_what_it_said_before_is_asked_for_it_anew() -> None:
         owner.set_own(own, at(step))
         news = (word_of(owner.record, SWARM),)
         asked = member.on_message(peer(1), ping(1, 2 + step, s=step, news=news), at(step))
-        assert sent(m.GetMembers, asked) == [m.GetMembers(news)]
+        assert asked_in(asked) == news
         member.on_message(peer(1), m.MembersReply((owner.record,)), at(step))
     member.on_message(peer(3), m.MembersReply((owner.record,)), at(3))
     assert member.serving()[peer(3)] == LayerRange(0, 2)
@@ -554,3 +573,37 @@ def test_swarm_with_a_root_admits_by_certificate_and_drops_the_revoked() -> None
     effects = member.on_message(peer(1), m.PushRevocations(revoked), at(1))
     assert of(fx.MemberLost, effects) == [fx.MemberLost(peer(2), "banned")]
     assert not member.on_message(peer(1), m.PushRevocations(revoked), at(2)), "known already"
+
+
+@pytest.mark.parametrize(("everyone_up_to", "told"), [(16, True), (1, False)])
+def test_that_a_peer_loads_is_told_at_once_only_in_a_small_swarm(
+    everyone_up_to: int, told: bool
+) -> None:
+    member = make(ping_everyone_up_to=everyone_up_to)
+    member.set_own(STANDBY, at(0))
+    for number in (1, 2):
+        seen = word_of(member.record, SWARM)
+        member.on_message(peer(number), ping(number, seen=seen), at(0))
+    member.tick(at(1))
+    loads = member.set_own(replace(STANDBY, state=PeerState.LOADING), at(2))
+    states = [
+        open_announcement(p.announcement, SWARM).state
+        for p in sent(m.Ping, loads)
+        if p.announcement is not None
+    ]
+    assert (states == [PeerState.LOADING] * 2) is told
+    assert states == [] or told
+    serves = member.set_own(
+        replace(STANDBY, state=PeerState.SERVING, serving=LayerRange(0, 2)), at(4)
+    )
+    assert sent(m.Ping, serves), "what is served is told at once everywhere"
+
+
+@pytest.mark.parametrize(("read_of", "asks"), [(3, True), (40, False)])
+def test_newcomer_asks_whom_others_know_unless_the_dht_has_told_it(
+    read_of: int, asks: bool
+) -> None:
+    member = make()
+    member.on_records([record(number) for number in range(2, 2 + read_of)], at(0))
+    first = member.on_message(peer(1), ping(1), at(1))
+    assert (sent(m.GetMembers, first) == [m.GetMembers()]) is asks

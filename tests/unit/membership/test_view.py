@@ -95,7 +95,7 @@ def test_farewell_of_keys_that_were_never_here_leaves_no_trace() -> None:
         assert not view.is_gone(peer(number))
     learn(view, record(6), direct=False)
     learn(view, record(6, left), direct=False)
-    assert view.contacts_to_ping(0.0, 9) == [], "who says so of itself is pinged no more"
+    assert view.contacts_to_ping(at(0.0), 9) == [], "who says so of itself is pinged no more"
     assert view.is_gone(peer(6))
 
 
@@ -103,11 +103,11 @@ def test_contact_is_asked_a_few_times_and_given_up() -> None:
     view = make()
     for number in range(1, 6):
         learn(view, record(number), direct=False)
-    assert len(view.contacts_to_ping(0.0, 3)) == 3
-    assert len(view.contacts_to_ping(0.1, 3)) == 2, "the first three were just asked"
-    asked = [len(view.contacts_to_ping(step * (T.ping_s + 1), 99)) for step in range(1, 6)]
+    assert len(view.contacts_to_ping(at(0.0), 3)) == 3
+    assert len(view.contacts_to_ping(at(0.1), 3)) == 2, "the first three were just asked"
+    asked = [len(view.contacts_to_ping(at(step * (T.ping_s + 1)), 99)) for step in range(1, 6)]
     assert asked == [5, 5, 5, 0, 0]
-    view.contacts_to_ping(100.0, 99)
+    view.contacts_to_ping(at(100.0), 99)
     assert learn(view, record(1), direct=False) is News.CONTACT, "a new look-up may try again"
 
 
@@ -243,3 +243,47 @@ def test_a_large_swarm_believes_young_records_of_contacts() -> None:
         view.learn(each, at(2.0), direct=False)
     assert len(view) == 4
     assert view.believable(at(3.0), 9) == []
+
+
+def test_lost_member_of_a_large_swarm_comes_back_with_a_new_run_and_not_with_the_old() -> None:
+    view = make(many=2)
+    for number in (1, 2, 3):
+        learn(view, record(number))
+    view.forget(peer(3), at(1.0), heard_only=True)
+    same_run = record(3, announcement(sequence=9, issued_s=1.5))
+    assert learn(view, same_run, 2.0, direct=False) is News.CONTACT, "its own voice is asked for"
+    new_run = record(3, announcement(incarnation=2, issued_s=2.5))
+    assert learn(view, new_run, 3.0, direct=False) is News.JOINED
+    view.forget(peer(3), at(4.0), heard_only=True)
+    old_word = record(3, announcement(incarnation=3, issued_s=-60.0))
+    assert learn(view, old_word, 5.0, direct=False) is News.CONTACT, "a word of a minute ago"
+
+
+def test_that_a_member_loads_is_no_news_to_pass_on() -> None:
+    view = make()
+    learn(view, record(1))
+    loads = view.learn(
+        record(1, announcement(sequence=2, state=PeerState.LOADING)), at(1.0), direct=False
+    )
+    assert loads is not None
+    assert (loads.news, loads.lasting) == (News.CHANGED, False)
+    serves = announcement(sequence=3, state=PeerState.SERVING, serving=LayerRange(0, 2))
+    learned = view.learn(record(1, serves), at(2.0), direct=False)
+    assert learned is not None
+    assert (learned.news, learned.lasting) == (News.CHANGED, True)
+    assert view.serving() == {peer(1): LayerRange(0, 2)}
+
+
+def test_newcomer_that_is_about_to_be_believed_is_not_pinged_and_a_lost_one_is() -> None:
+    view = make(many=2)
+    young = [record(number, announcement(issued_s=0.0)) for number in (3, 4)]
+    for each in young:
+        view.learn(each, at(0.0), direct=False)
+    learn(view, record(1))
+    learn(view, record(2))
+    assert view.contacts_to_ping(at(1.0), 9) == []
+    learn(view, young[0], 1.0, direct=False)
+    view.forget(peer(3), at(2.0), heard_only=True)
+    again = record(3, announcement(sequence=2, issued_s=2.5))
+    assert learn(view, again, 3.0, direct=False) is News.CONTACT
+    assert view.contacts_to_ping(at(3.0), 9) == [peer(3)], "only its own voice brings it back"
