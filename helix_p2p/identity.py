@@ -47,6 +47,10 @@ class Signed:
     public_key: bytes
     signature: bytes
 
+    def __hash__(self) -> int:
+        """Of the signature alone: equal records share it, and memories are asked all the time."""
+        return hash(self.signature)
+
     @property
     def signer(self) -> PeerId:
         """The signer's peer id."""

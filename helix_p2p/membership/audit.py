@@ -43,7 +43,7 @@ class Audit:
         if plan is None or now_s < self._look_s:
             return None
         self._look_s = now_s + LOOK_EVERY_S * stretch_of(len(view), LOOK_STRETCH_MEMBERS)
-        out = {e.peer: e.joined_s for e in view.plannable() if e.peer not in self._named}
+        out = {e.peer: e.joined_s for e in view.plannable(but=self._named)}
         self._since_s = {
             peer: self._since_s.get(peer, max(self._adopted_s, joined_s))
             for peer, joined_s in out.items()

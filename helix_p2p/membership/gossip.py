@@ -70,7 +70,7 @@ class Gossip:
 
     def lost(self, word: bytes, members: int) -> None:
         """The member whose word this was is lost: pass it on with the next messages."""
-        self._gone[word] = ceil(log2(members + 2)) + 4
+        self._gone[word] = _tellings(members)
         while len(self._gone) > GONE_KEPT:
             self._gone.popitem(last=False)
 
@@ -97,10 +97,9 @@ class Gossip:
     def spread(self, peer: PeerId, members: int) -> None:
         """A member's announcement is news: pass it on with the next messages."""
         self._rumours.pop(peer, None)
-        spread = max(1, ceil(log2(members + 2)))
         # Records are told until all have surely heard; of words, whoever missed one hears in turn.
         small = members <= self._everyone_up_to
-        self._rumours[peer] = 3 * spread if small else spread + 4
+        self._rumours[peer] = 3 * _rounds(members) if small else _tellings(members)
         while len(self._rumours) > RUMOURS_KEPT:
             self._rumours.popitem(last=False)
 
@@ -134,3 +133,14 @@ class Gossip:
             return None
         del self._sent_s[number]
         return now_s - sent[1]
+
+
+def _rounds(members: int) -> int:
+    """In which news reaches so many when everyone who knows tells one more."""
+    return max(1, ceil(log2(members + 2)))
+
+
+def _tellings(members: int) -> int:
+    """How often each tells a word: with eight tellings one of three thousand misses it."""
+    rounds = _rounds(members)
+    return rounds // 2 + 3 if members > MANY else rounds + 4

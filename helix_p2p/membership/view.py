@@ -265,8 +265,8 @@ class MembershipView:
         if said.credentials != old.credentials or now.s - entry.admitted_s > READMIT_S:
             entry.roles = self._admit(said.credentials, entry.peer, now.unix_s)
             entry.admitted_s = now.s
-        entry.content = content_of(record, self._swarm)
-        entry.record, entry.announcement = record, said
+        content, before = content_of(record, self._swarm), entry.content
+        entry.content, entry.record, entry.announcement = content, record, said
         if said.addresses != old.addresses:
             self._crowd.add(entry.peer, said.addresses)
         if not direct:
@@ -281,7 +281,8 @@ class MembershipView:
         if said.incarnation != old.incarnation:
             entry.joined_s = now.s
         self._liveness.note(entry)
-        weighty = weighty_change(old, said)
+        able = (old.state in PLANNABLE) == (said.state in PLANNABLE)
+        weighty = not (able and content == before) and weighty_change(old, said)
         changed = weighty or (said.state, said.serving) != (old.state, old.serving)
         return Learned(News.CHANGED if changed else News.REFRESHED, said, weighty)
 
@@ -469,12 +470,13 @@ class MembershipView:
             )
         return self._offset_s
 
-    def plannable(self) -> list[MemberEntry]:
-        """Members that may be given layers."""
+    def plannable(self, but: Collection[PeerId] = frozenset()) -> list[MemberEntry]:
+        """Members that may be given layers, `but` for these."""
         return [
             entry
-            for entry in self
-            if entry.announcement.speed is not None
+            for peer, entry in self._members.items()
+            if peer not in but
+            and entry.announcement.speed is not None
             and entry.announcement.state in PLANNABLE
             and entry.detector.present
             and entry.announcement.manifest_hash == self._manifest_hash

@@ -25,6 +25,7 @@ from helix_p2p.identity import Identity
 from helix_p2p.membership import effects as fx
 from helix_p2p.membership.adoption import HighWater, PlanOrder
 from helix_p2p.membership.credentials import open_swarm_id_of
+from helix_p2p.membership.gossip import MANY
 from helix_p2p.membership.member import Member
 from helix_p2p.membership.own import MemberConfig, OwnState
 from helix_p2p.membership.timing import Now
@@ -43,7 +44,8 @@ from helix_p2p.types import LayerRange, PeerId
 
 SWARM = open_swarm_id_of("simulated")
 START_UNIX_S = 1_800_000_000.0
-MEMBER_TICK_S = 0.5
+MEMBER_TICK_S, CALM_TICK_S = 0.5, 1.0
+"""A member of many acts once a second at most, and whoever serves nobody needs no finer time."""
 DIAL_FAILS_S = 0.02
 LINK_KEPT_S = 30.0
 LEAST_LINKS = 64
@@ -248,7 +250,8 @@ class LivingSwarm(ServingSwarm):
             if not peer.entry.idle:
                 self._see(peer)
             peer.tick()
-        self.time.after(MEMBER_TICK_S, self._beat, name, run)
+        calm = len(self.peers) > MANY and peer.entry.idle and peer.stage.idle
+        self.time.after(CALM_TICK_S if calm else MEMBER_TICK_S, self._beat, name, run)
 
     def _tick(self, peer: SimPeer, life: int) -> None:
         """`_beat` gives the time to the serving machines as well."""

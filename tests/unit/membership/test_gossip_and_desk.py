@@ -59,6 +59,16 @@ def test_rumours_are_few_per_message_and_die_out() -> None:
     assert spreading.rumours(peer(1)) == [], "nobody is told of itself"
 
 
+@pytest.mark.parametrize(("members", "times"), [(16, 15), (64, 11), (1000, 8), (10_000, 10)])
+def test_words_are_told_by_each_a_few_times_whatever_the_size(members: int, times: int) -> None:
+    spreading = gossip()
+    spreading.spread(peer(1), members=members)
+    told = 0
+    while spreading.rumours(peer(99)):
+        told += 1
+    assert told == times
+
+
 def test_round_trip_counts_only_from_whom_it_was_sent_to() -> None:
     pinging = gossip()
     number = pinging.ping_sent(peer(1), 10.0)
