@@ -2,8 +2,8 @@
 
 A batch is padded up to the next size of `BATCHES`, its keys to the next power of two of blocks, its
 inputs are copied to where the recording read them, and the recording is replayed. On CUDA and ROCm
-a recording is a graph of the device; a recorder that just calls the work again has the same effect
-anywhere, which is how this file is tested without a GPU. Always: a replay computes what the step
+a recording is a graph of the device; the tests call the work again, which has the same effect
+anywhere. Always: a replay computes what the step
 would have; a span that cannot be recorded (experts that ask the host which rows are theirs, for
 instance) is tried once and then runs as it is; recordings go when the arena or the layers do.
 """
@@ -57,19 +57,6 @@ class CudaRecorder:
             result = work()
         graph.replay()
         return graph.replay, result
-
-
-class CallAgain:
-    """The same without a device that can record: the work is done again."""
-
-    def record(self, work: Callable[[], torch.Tensor]) -> tuple[Replay, torch.Tensor]:
-        """Keep the result where the first one was."""
-        result = work().clone()
-
-        def again() -> None:
-            result.copy_(work())
-
-        return again, result
 
 
 def recorder_for(device: torch.device) -> Recorder | None:

@@ -99,7 +99,7 @@ def load_slice(
         settle = partial(_settle, mapped=mapped, device=device, dtype=cast)
         inner = model.get_submodule(architecture.decoder)
         for layer in getattr(inner, architecture.layers):
-            quantise(layer, quantisation, partial(settle, copied="weight"))
+            quantise(layer, quantisation, partial(settle, copied="weight"), dtype)
         settle("", model)
         for index, layer in zip(group, getattr(inner, architecture.layers), strict=True):
             layers[index] = merged(layer)
@@ -260,7 +260,8 @@ def _settle(
         mapped: Where the file's storages begin.
         device: To hold it on.
         dtype: To hold it in; None leaves it.
-        copied: A parameter that is read just once from here on, so it may stay in the file.
+        copied: A parameter that is read just once from here on, so it may stay in the file and in
+            its dtype.
     """
     moved: dict[int, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
@@ -274,7 +275,7 @@ def _settle(
             )
         key = parameter.data_ptr()
         if key not in moved:
-            data = parameter.data.to(device, dtype)
+            data = parameter.data.to(device, None if name == copied else dtype)
             in_file = data.untyped_storage().data_ptr() in mapped and name != copied
             if in_file or not data.is_contiguous():
                 data = data.clone(memory_format=torch.contiguous_format)

@@ -31,7 +31,7 @@ base, held, done = anonymous_bytes(), engine.weight_bytes, threading.Event()
 peak = [base]
 
 def watch():
-    while not done.wait(0.002):
+    while not done.wait(0.001):
         peak[0] = max(peak[0], anonymous_bytes())
 
 watching = threading.Thread(target=watch)
@@ -46,17 +46,13 @@ print((peak[0] - base) / (engine.weight_bytes - held))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Layers of 6.9 MB, in bfloat16; their largest matrix is a fifth of that.
-
-    So many that what a load needs beside them, whatever its size (up to 14 MB on a busy machine),
-    counts little: in int8 they are 110 MB.
-    """
+    """Layers of 6.9 MB, in bfloat16; their largest matrix is a fifth of that."""
     path = tmp_path_factory.mktemp("model")
     config = LlamaConfig(
         hidden_size=512,
         intermediate_size=1536,
         num_attention_heads=8,
-        num_hidden_layers=33,
+        num_hidden_layers=17,
         vocab_size=1000,
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(path)
@@ -64,10 +60,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("dtype", "how"), [("f32", "none"), ("bf16", "int8"), ("f32", "int8")])
+@pytest.mark.parametrize(
+    ("dtype", "how"),
+    [
+        ("f32", "none"),
+        ("bf16", "none"),
+        ("bf16", "int8"),
+        ("f32", "int8"),
+        ("bf16", "nf4"),
+        ("f32", "nf4"),
+    ],
+)
 def test_a_load_takes_at_most_a_quarter_more_than_its_slice(
     folder: Path, dtype: str, how: str
 ) -> None:
+    """Slices of 16 layers, 29 MB (nf4) to 220 MB, so that what a load needs beside them shows."""
     said = subprocess.run(
         [sys.executable, "-c", CHILD, str(folder), dtype, how],
         check=True,

@@ -1,12 +1,13 @@
 """Rows attended to all at once, over a paged cache, equal rows one by one; so do replayed steps."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from helix_p2p.engine.contract import StepRow
-from helix_p2p.engine.graphs import CallAgain, DecodeGraphs
+from helix_p2p.engine.graphs import DecodeGraphs, Replay
 from helix_p2p.engine.kv_paged import PagedKvPool
 from helix_p2p.engine.runner import Rows
 from helix_p2p.engine.torch_engine import EngineConfig
@@ -19,6 +20,19 @@ STAGES = [((0, 3), (0, 2)), ((1, 5), (2, 4)), ((3, 6), (4, 6))]
 WHOLE = LayerRange(0, LAYERS)
 KINDS = ["Llama", "Mistral", "Gemma2", "GptOss", "DeepseekV3", "GPT2", "Qwen3Moe"]
 """Grouped heads, sliding windows, soft caps, sinks, a latent cache, a position table, experts."""
+
+
+class CallAgain:
+    """A recorder for any device: the work is done again."""
+
+    def record(self, work: Callable[[], torch.Tensor]) -> tuple[Replay, torch.Tensor]:
+        """Keep the result where the first one was."""
+        result = work().clone()
+
+        def again() -> None:
+            result.copy_(work())
+
+        return again, result
 
 
 def chain_of(folder: Path, *, record: bool = False, stages=STAGES) -> Chain:
