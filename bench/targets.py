@@ -16,11 +16,14 @@ from helix_p2p.cluster.reference import reference_snapshot
 from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.planning.plan import Placement
 from helix_p2p.planning.planner import PlanOptions, plan
+from helix_p2p.session.generation import EntryLimits
+from helix_p2p.session.stage import StageLimits
 from helix_p2p.sim.helix.figures import Figures
 from helix_p2p.sim.helix.reference import ONLINE_S
 from helix_p2p.sim.helix.replay import HelixRun, replay
 from helix_p2p.sim.helix.routes import Scheduler
 from helix_p2p.sim.helix.setup import HelixSetup, planned_setup, published_setup
+from helix_p2p.sim.native.swarm import ServingRules
 from helix_p2p.sim.native.workload import room_for, serve
 from helix_p2p.sim.rank import judge
 
@@ -29,6 +32,8 @@ STEPS = 3000
 JUDGED_MOVES = 60
 ATTRIBUTION_S = 200.0
 NATIVE_S = 180.0
+WHOLE_PROMPT = 4096
+"""Tokens; no prompt of the trace is longer."""
 
 Figure = tuple[float, float, float]
 """Tokens per second, seconds per prompt, seconds per token."""
@@ -166,15 +171,35 @@ def rows(case: Case, ours: HelixSetup, say: Callable[[str], None]) -> None:
 def attribution(case: Case, ours: HelixSetup, say: Callable[[str], None]) -> None:
     """One thing swapped at a time, on one seed."""
     theirs = published_setup(f"{case.cluster}/{case.model}/{case.helix}")
+    where = f"{case.cluster} {case.model}"
     for name, setup in (("Helix's", theirs), ("ours", ours)):
+        in_flight = 0
         for scheduler in Scheduler:
             run = HelixRun(
                 scheduler=scheduler, seed=SEEDS[0], duration_s=ATTRIBUTION_S, equal_admission=True
             )
-            _line(say, f"{case.cluster} {case.model}", name, scheduler, figure(replay(setup, run)))
-        native = HelixRun(seed=SEEDS[0], feed=room_for(setup), warm_up_s=60.0, duration_s=NATIVE_S)
-        got = figure(serve(setup, native))
-        _line(say, f"{case.cluster} {case.model}", name, "native serving", got)
+            found = replay(setup, run)
+            _line(say, where, name, scheduler, figure(found))
+            if scheduler is Scheduler.MAX_FLOW:
+                counted = [s.running for s in found.samples if s.at_s >= run.warm_up_s]
+                in_flight = round(statistics.fmean(counted))
+        clients = room_for(setup)
+        admitted = replay(
+            setup,
+            HelixRun(seed=SEEDS[0], feed=clients, duration_s=ATTRIBUTION_S, reserves=True),
+        )
+        _line(say, where, name, "max-flow, our admission", figure(admitted))
+        whole = ServingRules(
+            entry=EntryLimits(reuse_prefixes=False, prefill_chunk_tokens=WHOLE_PROMPT),
+            stage=StageLimits(prefill_tokens=WHOLE_PROMPT),
+        )
+        for how, feed, rules in (
+            ("native serving", clients, None),
+            (f"native serving of {in_flight} clients, as Helix admits", in_flight, None),
+            ("native serving, prompts whole", clients, whole),
+        ):
+            native = HelixRun(seed=SEEDS[0], feed=feed, warm_up_s=60.0, duration_s=NATIVE_S)
+            _line(say, where, name, how, figure(serve(setup, native, rules)))
 
 
 def _line(say: Callable[[str], None], where: str, name: str, how: str, got: Figure) -> None:

@@ -8,6 +8,7 @@ Source: the Helix artifact's semantics (issue notes of its 2024 release): mean a
 
 from dataclasses import dataclass
 
+from helix_p2p.routing.admission import BLOCK_TOKENS
 from helix_p2p.sim.helix.parts import Query, Stage, Way
 
 MEAN_ANSWER_TOKENS = 240
@@ -19,17 +20,20 @@ class AdmissionRule:
 
     Attributes:
         high_water: Share of a stage's KV that expectation may fill.
-        answer_share: Of the mean answer that is expected.
+        answer_share: Of the mean answer that is expected; None where each query says how long its
+            answer may be, and room for all of it is reserved in whole blocks.
         feed_below: Offline: a new query starts while the fullest layer is at most this full.
     """
 
     high_water: float
-    answer_share: float
+    answer_share: float | None
     feed_below: float = 0.8
 
 
 OFFLINE = AdmissionRule(high_water=0.85, answer_share=1.0)
 ONLINE = AdmissionRule(high_water=0.9, answer_share=0.6)
+RESERVING = AdmissionRule(high_water=1.0, answer_share=None)
+"""As our stages admit (`routing.admission`)."""
 
 
 class ExpectedKv:
@@ -40,19 +44,21 @@ class ExpectedKv:
         self._layers = layers
         self._rule = rule
 
-    def expected_tokens(self, input_tokens: int) -> int:
-        """What a query of this prompt is charged per layer."""
-        return int(input_tokens + MEAN_ANSWER_TOKENS * self._rule.answer_share)
+    def expected_tokens(self, query: Query) -> int:
+        """What a query is charged per layer."""
+        if self._rule.answer_share is None:
+            return -(-(query.input_tokens + query.output_tokens) // BLOCK_TOKENS) * BLOCK_TOKENS
+        return int(query.input_tokens + MEAN_ANSWER_TOKENS * self._rule.answer_share)
 
-    def fits(self, stage: Stage, input_tokens: int) -> bool:
+    def fits(self, stage: Stage, query: Query) -> bool:
         """Whether the stage may take one more, as if it ran all its layers."""
         room = stage.setup.kv_layer_tokens
-        after = room - stage.expected_kv - self.expected_tokens(input_tokens) * stage.layers
+        after = room - stage.expected_kv - self.expected_tokens(query) * stage.layers
         return after >= (1 - self._rule.high_water) * room
 
     def add(self, query: Query, sign: int = 1) -> None:
         """Charge a query on its whole route; `sign` -1 takes it back."""
-        tokens = sign * self.expected_tokens(query.input_tokens)
+        tokens = sign * self.expected_tokens(query)
         done = 0
         for way in query.route[:-1]:
             stage = _stage_of(way)

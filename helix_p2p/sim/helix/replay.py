@@ -17,7 +17,7 @@ from heapq import heappop, heappush
 from random import Random
 
 from helix_p2p.errors import ConfigError
-from helix_p2p.sim.helix.admission import OFFLINE, ONLINE, AdmissionRule, ExpectedKv
+from helix_p2p.sim.helix.admission import OFFLINE, ONLINE, RESERVING, ExpectedKv
 from helix_p2p.sim.helix.figures import EdgeLoad, Figures, Sample
 from helix_p2p.sim.helix.parts import Batch, Query, Stage, Way
 from helix_p2p.sim.helix.routes import (
@@ -67,6 +67,8 @@ class HelixRun:
         duration_s: Of the window.
         equal_admission: Every scheduler chooses whole routes under the expected-KV rule, and the
             closed loop is fed by it; False leaves the baselines without admission, as in the paper.
+        reserves: Our admission instead: room for the whole answer is reserved, and a query that
+            finds none waits. Offline, `feed` clients ask again as soon as they are answered.
         begin_full: Offline: begin with the caches as full as the feed rule allows, each query
             somewhere in its answer, instead of with `feed` prompts; a short run then sees the
             steady state.
@@ -83,6 +85,7 @@ class HelixRun:
     warm_up_s: float = 60.0
     duration_s: float = 600.0
     equal_admission: bool = False
+    reserves: bool = False
     begin_full: bool = False
     poisson: bool = False
     watch: Callable[[float, float, Figures], None] | None = None
@@ -95,6 +98,8 @@ class HelixRun:
         if not self.duration_s > 0 or self.warm_up_s < 0:
             raise ConfigError("a run needs a window, and no negative warm-up")
         by_routes = self.equal_admission or self.scheduler is Scheduler.MAX_FLOW
+        if self.reserves and (self.begin_full or not by_routes):
+            raise ConfigError("only whole routes can be reserved, and none that began before")
         if self.begin_full and (self.online or not by_routes):
             raise ConfigError("only an offline run with admission can begin full")
 
@@ -128,8 +133,9 @@ class _Replay:
         ]
         self._overhead_s = setup.activation_bytes * (1 / CONCAT_BYTES_PER_S + 1 / COPY_BYTES_PER_S)
         self._ways, self._first_ways = self._connect(setup)
-        rule: AdmissionRule = ONLINE if run.online else OFFLINE
-        self._expected = ExpectedKv(self._stages, setup.layers, rule)
+        rule = ONLINE if run.online else OFFLINE
+        self._waits = run.online or run.reserves
+        self._expected = ExpectedKv(self._stages, setup.layers, RESERVING if run.reserves else rule)
         max_flow = run.scheduler is Scheduler.MAX_FLOW
         self._whole_routes = max_flow or run.equal_admission
         self._client_outbox: list[Query] = []
@@ -278,9 +284,9 @@ class _Replay:
                 for way in query.route:
                     way.load += 1 / way.flow
             self._send(None, [query], now_s)
-        if self._run.online:
+        if self._waits and (self._run.online or finished):
             self._admit_waiting(now_s)
-        elif (was_prompt or finished) and self._feeds(finished=finished):
+        if not self._run.online and (was_prompt or finished) and self._feeds(finished=finished):
             self._feed(now_s + FIRST_FEED_GAP_S)
 
     def _finish(self, query: Query) -> None:
@@ -297,7 +303,8 @@ class _Replay:
 
     def _feeds(self, *, finished: bool) -> bool:
         """Offline: whether another query starts now."""
-        return self._expected.feeds if self._whole_routes else finished
+        by_rule = self._whole_routes and not self._run.reserves
+        return self._expected.feeds if by_rule else finished
 
     def _feed(self, at_s: float) -> None:
         length = draw_length(self._rng)
@@ -333,7 +340,7 @@ class _Replay:
         if self._run.online:
             self._next_arrival()
         if self._waiting or not self._admit(query, now_s):
-            if not self._run.online:
+            if not self._waits:
                 self._figures.dropped += 1
             elif len(self._waiting) >= MOST_WAITING:
                 self._figures.refused += 1

@@ -20,7 +20,7 @@ LEAST_FLOW_SHARE = 0.05
 SWARM_FIRST_S = 0.05
 SWARM_NEWEST = 0.8
 
-Fits = Callable[[Stage, int], bool]
+Fits = Callable[[Stage, Query], bool]
 
 
 class Scheduler(StrEnum):
@@ -148,4 +148,4 @@ def _one_of(scheduler: Scheduler, allowed: list[Way], rng: Random) -> Way | None
 
 
 def _takes(stage: Stage, query: Query, fits: Fits) -> bool:
-    return query.input_tokens <= stage.most_prompt_tokens and fits(stage, query.input_tokens)
+    return query.input_tokens <= stage.most_prompt_tokens and fits(stage, query)

@@ -69,6 +69,24 @@ def test_equal_seeds_give_equal_hashes_and_others_do_not():
     assert replay(setup, run).trace_hash() != replay(setup, replace(run, seed=1)).trace_hash()
 
 
+def test_what_finds_no_room_for_its_whole_answer_waits_and_is_served_later():
+    setup = published_setup("geo24/70b/ablation")
+    run = HelixRun(feed=400, duration_s=120.0, reserves=True)
+    got = replay(setup, run)
+    assert got.longest_queue > 0
+    assert (got.dropped, got.refused) == (0, 0)
+    assert got.finished > 0
+    assert max(got.kv_peak_share.values()) <= 1.0
+    few = replay(setup, replace(run, feed=20))
+    assert few.longest_queue == 0
+    assert few.mean_prompt_s < got.mean_prompt_s
+
+
+def test_only_whole_routes_can_be_reserved():
+    with pytest.raises(ConfigError, match="whole routes"):
+        HelixRun(scheduler=Scheduler.SWARM, reserves=True)
+
+
 @pytest.mark.parametrize("scheduler", list(Scheduler))
 def test_equal_admission_keeps_every_scheduler_within_memory(scheduler):
     setup = published_setup("geo24/70b/ablation")

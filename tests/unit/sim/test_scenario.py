@@ -36,7 +36,7 @@ def test_a_good_scenario_is_read():
     assert len(setup_of(read.cluster, "published:ilp").stages) == 24
 
 
-@pytest.mark.parametrize("name", ["paper.toml", "home-churn.toml"])
+@pytest.mark.parametrize("name", ["paper.toml", "paper-short.toml", "home-churn.toml"])
 def test_examples_are_good_scenarios(name):
     read = read_scenario(EXAMPLES / name)
     assert read.settings
