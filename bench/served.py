@@ -4,8 +4,10 @@ Always: peers, daemons, bootstrap node and the client's daemon are separate proc
 loopback, started as users start them (`tests/e2e/lab.py`) and gone at the end.
 """
 
+import asyncio
 import contextlib
 import random
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
@@ -71,6 +73,10 @@ def prompts(count: int, vocabulary: int, tokens: int) -> list[list[int]]:
 @contextlib.asynccontextmanager
 async def served(folder: Path, memory_mb: Sequence[int]) -> AsyncIterator[Lab]:
     """A bootstrap node and one serving peer, `p0` and on, for each entry of `memory_mb`."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):  # or peers and folder would stay
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with tempfile.TemporaryDirectory(prefix="helix-bench-") as work:
         async with lab(Path(work), folder) as made:
             await made.bootstrap()

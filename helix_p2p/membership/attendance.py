@@ -136,6 +136,9 @@ class Attendance:
         self._act_on(self._view.check(now, self._talk.watched()), now)
         for record in self._view.believable(now, BELIEVED_PER_TICK):
             self.learn(record, self._me, now)
+        for peer in self._view.never_answered():  # nobody else is told: others may hear it
+            self._view.forget(peer, now, heard_only=True)
+            self._lost(peer, "lost", now)
         self._view.expire(now)
 
     def _act_on(self, verdicts: Iterable[tuple[PeerId, Verdict]], now: Now) -> None:

@@ -3,8 +3,12 @@
 In an open swarm a key costs nothing, a machine little, a range of addresses something. So of one
 IPv4 /24 or IPv6 /48 a view takes so many and no more, and a flood of made-up peers from a few
 machines neither fills it nor stands for most of it (eclipse: Heilman et al., USENIX Security 2015).
-Addresses of a home or of one machine say nothing of where someone is, and are not counted; in an
-invite-only swarm certificates vouch, and nobody is.
+
+Where the swarm is on the internet, whoever names no public address of its own has a place as well:
+that of its relay, or nowhere, which are ranges like others. And those who were only told of, and
+not yet heard, are one range too: their addresses are anybody's word. In a home or a laboratory,
+where nobody is on the internet, all stand in one place and are not counted. In an invite-only swarm
+certificates vouch, and nobody is.
 
 Always: nobody is counted twice; a swarm of up to `LEAST` peers is never limited.
 """
@@ -18,24 +22,45 @@ from helix_p2p.types import PeerId
 LEAST = 32
 SHARE = 8
 """At most an eighth of those who are known."""
+NOWHERE = "nowhere"
+UNHEARD = "unheard"
 _PREFIX_OF_VERSION = {4: 24, 6: 48}
+_NAMES = ("dns", "dns4", "dns6", "dnsaddr")
 
 
 def ranges_of(addresses: Iterable[str]) -> frozenset[str]:
     """The public ranges that multiaddrs lie in; a relay's address is not the peer's."""
-    found = set()
-    for address in addresses:
-        parts = address.split("/")
-        if len(parts) < 3 or parts[1] not in ("ip4", "ip6") or "p2p-circuit" in parts:
-            continue
-        try:
-            ip = ipaddress.ip_address(parts[2])
-        except ValueError:
-            continue
-        if ip.is_global:
-            prefix = _PREFIX_OF_VERSION[ip.version]
-            found.add(str(ipaddress.ip_network((ip, prefix), strict=False)))
-    return frozenset(found)
+    found = (_range_of(address) for address in addresses if "/p2p-circuit" not in address)
+    return frozenset(one for one in found if one is not None)
+
+
+def places_of(addresses: Iterable[str]) -> frozenset[str]:
+    """The public ranges, or else those of its relays, or else nowhere."""
+    named = tuple(addresses)
+    relays = (_range_of(address) for address in named if "/p2p-circuit" in address)
+    by_relay = frozenset(f"relay {one}" for one in relays if one is not None)
+    return ranges_of(named) or by_relay or frozenset({NOWHERE})
+
+
+def is_public(addresses: Iterable[str]) -> bool:
+    """Whether any of these leads somebody on the internet."""
+    return any(
+        _range_of(address) is not None or address.split("/")[1:2] in ([name] for name in _NAMES)
+        for address in addresses
+    )
+
+
+def _range_of(address: str) -> str | None:
+    parts = address.split("/")
+    if len(parts) < 3 or parts[1] not in ("ip4", "ip6"):
+        return None
+    try:
+        ip = ipaddress.ip_address(parts[2])
+    except ValueError:
+        return None
+    if not ip.is_global:
+        return None
+    return str(ipaddress.ip_network((ip, _PREFIX_OF_VERSION[ip.version]), strict=False))
 
 
 class Crowd:
@@ -43,26 +68,46 @@ class Crowd:
 
     Args:
         limited: False counts nobody.
+
+    Attributes:
+        public: Whether the swarm is on the internet.
     """
 
     def __init__(self, *, limited: bool) -> None:
+        self.public = False
         self._limited = limited
         self._ranges: dict[PeerId, frozenset[str]] = {}
         self._counts: Counter[str] = Counter()
 
-    def has_room(self, peer: PeerId, addresses: Iterable[str]) -> bool:
-        """Whether one more of these addresses may be known."""
+    def has_room(self, peer: PeerId, addresses: Iterable[str], *, heard: bool = True) -> bool:
+        """Whether one more of these addresses may be known.
+
+        Args:
+            peer: Who.
+            addresses: As it says.
+            heard: Whether it said so itself, or was told of.
+        """
         if not self._limited:
             return True
-        most = max(LEAST, len(self._ranges) // SHARE)
+        asked = self._standing(addresses, heard=heard) if self.public else ranges_of(addresses)
+        most = self._most
         own = self._ranges.get(peer, frozenset())
-        return all(self._counts[one] - (one in own) < most for one in ranges_of(addresses))
+        return all(self._counts[one] - (one in own) < most for one in asked)
 
-    def add(self, peer: PeerId, addresses: Iterable[str]) -> None:
-        """It is known, or says anew where it is."""
+    @property
+    def has_room_for_unheard(self) -> bool:
+        """Whether anybody may be known who was only told of."""
+        return not (self._limited and self.public) or self._counts[UNHEARD] < self._most
+
+    @property
+    def _most(self) -> int:
+        return max(LEAST, len(self._ranges) // SHARE)
+
+    def add(self, peer: PeerId, addresses: Iterable[str], *, heard: bool = True) -> None:
+        """It is known, or says anew where it is; arguments as for `has_room`."""
         if self._limited:
             self.drop(peer)
-            self._ranges[peer] = ranges_of(addresses)
+            self._ranges[peer] = self._standing(addresses, heard=heard)
             self._counts.update(self._ranges[peer])
 
     def drop(self, peer: PeerId) -> None:
@@ -71,3 +116,8 @@ class Crowd:
             self._counts[one] -= 1
             if not self._counts[one]:
                 del self._counts[one]
+
+    @staticmethod
+    def _standing(addresses: Iterable[str], *, heard: bool) -> frozenset[str]:
+        places = places_of(addresses)
+        return places if heard else places | {UNHEARD}

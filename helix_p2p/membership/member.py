@@ -91,6 +91,7 @@ class Member:
             OPEN_BELIEVES_FROM if config.root_public_key is None else config.ping_everyone_up_to,
             limited=config.root_public_key is None,
         )
+        self.view.locate(config.ways_in)
         self.adoption = Adoption(config.swarm, self._validate, timing, config.high_water)
         self.election = Election(me, timing, rng, now.s)
         self._voice = Voice(config, may_plan=self._may_plan, now=now)
@@ -240,6 +241,7 @@ class Member:
         """This peer's state changed; it is announced at once (at most every `publish_gap_s`)."""
         if own == self._voice.own or self._left:
             return ()
+        self.view.locate(own.addresses)
         before = self._voice.announcement
         self._voice.change(own, self.plan, now, among_many=self._talk.among_many)
         if weighty_change(before, self._voice.announcement):

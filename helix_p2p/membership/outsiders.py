@@ -62,6 +62,15 @@ class Outsiders:
         self._gone: dict[PeerId, _Gone] = {}
         self._expire_s = 0.0
 
+    @property
+    def public(self) -> bool:
+        """Whether the swarm is on the internet."""
+        return self._crowd.public
+
+    @public.setter
+    def public(self, public: bool) -> None:
+        self._crowd.public = public
+
     # ── contacts ────────────────────────────────────────────────────────────────────────────────
 
     @property
@@ -118,6 +127,8 @@ class Outsiders:
             elif len(due) < most:
                 contact.asked_s, contact.tries = now_s, contact.tries + 1
                 due.append(peer)
+        for peer in due:  # whoever was not asked yet goes first: a flood keeps nobody waiting twice
+            self._contacts[peer] = self._contacts.pop(peer)
         return due
 
     # ── the gone ────────────────────────────────────────────────────────────────────────────────

@@ -31,6 +31,7 @@ class MemberConfig:
         timing: All durations.
         ping_everyone_up_to: In swarms of at most this many others everyone is pinged.
         fan_out: Pings per period in larger ones.
+        ways_in: Multiaddrs by which it comes in.
         most_members: More than this are not kept.
         carried_limit_bytes: Our plans carry announcements up to this, and refer to them beyond.
     """
@@ -50,6 +51,7 @@ class MemberConfig:
     timing: MembershipTiming = field(default_factory=MembershipTiming)
     ping_everyone_up_to: int = 16
     fan_out: int = 8
+    ways_in: tuple[str, ...] = ()
     most_members: int = 8192
     carried_limit_bytes: int = 32 * 1024
 

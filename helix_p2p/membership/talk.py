@@ -38,6 +38,7 @@ CONTACTS_PER_TICK = 16
 SURELY_HEARD_S = 60.0
 """What we say has reached nearly everyone by then."""
 LOST_PER_ROUND = 2
+UNHEARD_PER_ROUND = 4
 LOST_CALLED_BY = 64
 """In each period so many members call two of the lost, whatever the swarm's size: when a partition
 heals, one that hears another is enough."""
@@ -189,6 +190,7 @@ class Talk:
         if told or now.s >= self._ping_due_s:
             self._ping_due_s = now.s + self._timing.ping_s
             called = [*self.targets(), *self._view.lost_to_ping(self._lost_to_call())]
+            called += [p for p in self._view.unheard_to_ping(UNHEARD_PER_ROUND) if p not in called]
             out += [self.ping(peer, now) for peer in called]
         contacts = self._view.contacts_to_ping(now, CONTACTS_PER_TICK)
         out += [self.ping(peer, now) for peer in contacts]

@@ -4,6 +4,10 @@ A member is someone whose own voice was heard, or whose sequence was seen to ris
 merely lies in the DHT makes its owner a contact, to be pinged, and not yet a member. So a ghost's
 last record brings nobody back.
 
+Where nobody vouches, on the internet, a rising sequence proves a key and no peer: of those who were
+only told of there is room for so many (`crowd`), they are called until they answer, and who does
+not answer is given up.
+
 This is where records come in and are judged; `liveness` keeps who of the members is well, and
 `outsiders` who is not a member yet, or not any more.
 
@@ -28,7 +32,7 @@ from helix_p2p.cluster.announcement import (
 from helix_p2p.errors import RecordRejected
 from helix_p2p.identity import Signed
 from helix_p2p.membership.credentials import Role
-from helix_p2p.membership.crowd import Crowd
+from helix_p2p.membership.crowd import Crowd, is_public
 from helix_p2p.membership.detector import Condition, Detector, Verdict
 from helix_p2p.membership.entry import MemberEntry
 from helix_p2p.membership.liveness import Liveness, stretch_of
@@ -42,6 +46,7 @@ OFFSET_KEPT_S = 1.0
 OFFSET_STRETCH_MEMBERS = 16
 YOUNG_S = 45.0
 """A record is signed anew every 30 s; who died since is found out by those who watch it."""
+UNHEARD_TRIES = 3
 READMIT_S = 60.0
 """How often a member's certificate is checked again, for its expiry."""
 
@@ -88,6 +93,8 @@ class MembershipView:
             there everyone is watched by some, and not each newcomer can be pinged by all. None
             never believes a record alone.
         limited: Whether only so many of one range of addresses are kept (an open swarm).
+            Those who were only told of count as one range, once `locate` says that the swarm is on
+            the internet.
     """
 
     def __init__(
@@ -116,6 +123,9 @@ class MembershipView:
         self._ring_version = 0
         self._liveness = Liveness()
         self._crowd = Crowd(limited=limited)
+        self._limited = limited
+        self._unheard: dict[PeerId, int] = {}
+        """Members that were only told of, with how often they were called."""
         self._outsiders = Outsiders(timing, most_members, limited=limited)
         self._offset_s: float | None = None
         self._offset_until_s = 0.0
@@ -179,7 +189,8 @@ class MembershipView:
         Each is pinged once a period, and given up after a few silent ones. Who is about to be
         believed is not.
         """
-        before_unix_s = now.unix_s - YOUNG_S if self._believes else None
+        believes = self._believes and self._crowd.has_room_for_unheard
+        before_unix_s = now.unix_s - YOUNG_S if believes else None
         return self._outsiders.contacts_to_ping(now.s, most, before_unix_s)
 
     @property
@@ -198,6 +209,23 @@ class MembershipView:
     def lost_to_ping(self, most: int) -> list[PeerId]:
         """Members that fell silent, in turn: when a partition heals, someone has to call first."""
         return self._outsiders.lost_to_ping(most)
+
+    def locate(self, addresses: Iterable[str]) -> None:
+        """Addresses of ours, or of our ways in: where the swarm is, as far as they tell."""
+        if is_public(addresses):
+            self._crowd.public = True
+            self._outsiders.public = True
+
+    def unheard_to_ping(self, most: int) -> list[PeerId]:
+        """Members that were only told of, in turn: an answer makes them members like others."""
+        called = [peer for peer, tries in self._unheard.items() if tries <= UNHEARD_TRIES][:most]
+        for peer in called:
+            self._unheard[peer] = self._unheard.pop(peer) + 1
+        return [peer for peer in called if self._unheard[peer] <= UNHEARD_TRIES]
+
+    def never_answered(self) -> list[PeerId]:
+        """Those who were called often enough."""
+        return [peer for peer, tries in self._unheard.items() if tries > UNHEARD_TRIES]
 
     def addresses_of(self, peer: PeerId) -> tuple[str, ...]:
         """Where a member, a contact or a lost member said it is reached."""
@@ -268,7 +296,7 @@ class MembershipView:
         content, before = content_of(record, self._swarm), entry.content
         entry.content, entry.record, entry.announcement = content, record, said
         if said.addresses != old.addresses:
-            self._crowd.add(entry.peer, said.addresses)
+            self._crowd.add(entry.peer, said.addresses, heard=entry.peer not in self._unheard)
         if not direct:
             age_s = max(0.0, now.unix_s + (entry.skew_s or 0.0) - said.issued_unix_s)
             entry.detector.rose(now.s - age_s)
@@ -301,7 +329,8 @@ class MembershipView:
         if young and heard_only:  # a new run is a newcomer: what we saw go was the one before
             last = self._outsiders.last_word(peer)
             heard_only = last is not None and said.incarnation <= last[0]
-        if not direct and (heard_only or not (rises or young)):
+        room = self._crowd.has_room(peer, said.addresses, heard=direct)
+        if not direct and (heard_only or not (rises or young) or not room):
             if seen is not None and not rises:
                 return Learned(News.NOTHING, said)
             self._outsiders.meet(peer, record, said)
@@ -317,7 +346,9 @@ class MembershipView:
         entry = MemberEntry(peer, record, said, roles, detector, now.s, now.s, content, word)
         self._words[word] = peer
         self._members[peer] = entry
-        self._crowd.add(peer, said.addresses)
+        self._crowd.add(peer, said.addresses, heard=direct)
+        if not direct and self._limited and self._crowd.public:
+            self._unheard[peer] = 0
         self._liveness.note(entry)
         return Learned(News.JOINED, said, weighty=True)
 
@@ -337,6 +368,8 @@ class MembershipView:
         entry = self._members.get(peer)
         if entry is None:
             return
+        if self._unheard.pop(peer, None) is not None:
+            self._crowd.add(peer, entry.announcement.addresses)
         self._now_s = now.s
         suspected = entry.detector.condition is not Condition.ALIVE
         entry.detector.heard(now.s)
@@ -384,9 +417,9 @@ class MembershipView:
         return True
 
     def unreachable(self, peer: PeerId, now_s: float) -> bool:
-        """A message could not be delivered; whether it was to a member."""
+        """A message could not be delivered; whether it was to a member that was ever heard."""
         entry = self._members.get(peer)
-        if entry is None:
+        if entry is None or peer in self._unheard:
             return False
         entry.detector.unreachable(now_s)
         self._liveness.note(entry)
@@ -420,6 +453,7 @@ class MembershipView:
             del self._ring[bisect_left(self._ring, peer)]
             self._ring_version += 1
             self._crowd.drop(peer)
+            self._unheard.pop(peer, None)
             self._liveness.drop(peer)
         self._outsiders.bury(peer, said, now_s, heard_only=heard_only)
 

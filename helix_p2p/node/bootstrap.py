@@ -86,6 +86,7 @@ class BootstrapNode:
                     incarnation=int(time.time() * 1000),
                     validate=_as_signed,
                     root_public_key=belonging.root_public_key,
+                    ways_in=belonging.bootstrap,
                     credentials=belonging.credentials,
                     may_plan=False,
                     high_water=HighWater(*mark.order) if mark else None,

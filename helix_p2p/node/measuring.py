@@ -1,13 +1,15 @@
 """Measures the ways to a few other peers, for the planner.
 
-A new peer measures at once those it hears of, later rounds take those that were not measured for
-longest: all others in a small swarm, in a large one those that it is a witness for
-(`cluster.belief`), so that several measure each peer and the same ones go on doing so.
+A new peer measures at once those it hears of, and everyone measures newcomers within seconds; later
+rounds take those that were not measured for longest: all others in a small swarm, in a large one
+those that it is a witness for (`cluster.belief`), so that several measure each peer and the same
+ones go on doing so.
 
 Always: bounded in peers, bytes and time; what could not be measured is left out, never guessed. The
 uplink is what the fastest taker took from us, a lower bound that rises as more are measured.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from helix_p2p.cluster.announcement import LinkMeasurement
@@ -43,16 +45,23 @@ class WayMeter:
         self._here = here
         self._known: dict[PeerId, Measurement] = {}
 
-    async def round(self) -> Ways:
-        """Measure the next few peers; what is known of all of them."""
+    def newcomers(self) -> list[PeerId]:
+        """Those whom this peer is to measure and has not measured."""
+        return [peer for peer in self._subjects() if peer not in self._known]
+
+    def _subjects(self) -> list[PeerId]:
         member = self._here.member
         lending = [p for p, said in member.announcements().items() if said.speed is not None]
-        present = list(subjects_of(member.peer_id, lending))
+        return list(subjects_of(member.peer_id, lending))
+
+    async def round(self, only: Collection[PeerId] | None = None) -> Ways:
+        """Measure the next few peers, or of these; what is known of all of them."""
+        present = self._subjects()
         order = list(self._known)
         present.sort(key=lambda p: (order.index(p) if p in self._known else -1, p))
         for measured in await measure_some(
             self._here.requests,
-            present[:PEERS_PER_ROUND],
+            [p for p in present if only is None or p in only][:PEERS_PER_ROUND],
             addresses=self._here.addresses_of,
         ):
             self._known.pop(measured.peer, None)

@@ -4,6 +4,9 @@ A witness (`cluster.belief`) has rows run through layers that the other holds, a
 (`rechecking`), and takes off what the same bytes need there and back. A peer cannot be faster than
 its device, so who claims ten times its speed is found; one that dawdles for a witness harms itself.
 
+Newcomers, and whoever says something else of its speed, are timed within seconds: a lie that had
+minutes would have had its traffic. Who refuses is asked again after ever longer pauses.
+
 Always: bounded in peers, rows and time; what could not be measured is left out; a difference that
 the way or a busy moment explains is none; the better of the last two measurements counts.
 """
@@ -12,12 +15,13 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from dataclasses import dataclass, field
 
 import torch
 
 from helix_p2p.cluster.announcement import Announcement, PaceMeasurement, PeerState
 from helix_p2p.cluster.belief import DOUBT, subjects_of
+from helix_p2p.cluster.profile import SpeedProfile
 from helix_p2p.engine import wireformat
 from helix_p2p.errors import HelixError, ProtocolError
 from helix_p2p.membership.messages import Probe, ProbeReply
@@ -34,6 +38,20 @@ WAY_NOISE = 0.5
 """Share of the time of the way that may be noise."""
 LEAST_S = 0.02
 ANSWER_S = 15.0
+
+
+@dataclass(slots=True)
+class _Timed:
+    """What was found of one peer while it said this of its speed."""
+
+    claim: SpeedProfile | None
+    found: deque[float] = field(default_factory=lambda: deque(maxlen=2))
+    refusals: int = 0
+    again_s: float = 0.0
+
+    @property
+    def sure(self) -> bool:
+        return len(self.found) == 2 and max(self.found) == 1.0
 
 
 class PaceMeter:
@@ -65,47 +83,78 @@ class PaceMeter:
         rows = torch.randn(PROMPT_ROWS + STEPS, d_model, generator=torch.Generator().manual_seed(1))
         self._rows = rows.to(torch.bfloat16)
         self._payload = wireformat.to_bytes(self._rows)
-        self._found: dict[PeerId, deque[float]] = {}
+        self._timed: dict[PeerId, _Timed] = {}
+        self._usual_s = 0.0
 
     async def run(self, tell: Callable[[tuple[PaceMeasurement, ...]], None]) -> None:
         """Until cancelled; `tell` hears what is known after each round."""
         pause_s = FIRST_S
         while True:
             await asyncio.sleep(pause_s)
-            tell(await self.round())
-            unsure = any(len(known) < 2 or max(known) > 1.0 for known in self._found.values())
-            pause_s = AGAIN_S if unsure or not self._found else USUAL_S
+            if self.due():
+                tell(await self.round())
+            pause_s = AGAIN_S
+
+    def due(self) -> bool:
+        """Whether anybody is to be timed now."""
+        return self._clock() >= self._usual_s or bool(self._unsure(self._subjects()))
 
     async def round(self) -> tuple[PaceMeasurement, ...]:
         """Time the next few; what is known of all of them."""
-        said = self._said()
-        lending = [peer for peer, word in said.items() if word.speed is not None]
-        subjects = subjects_of(self._me, lending)
-        order = list(self._found)
-        # Whoever was not timed for longest goes first, and whoever was found slow goes again.
-        waiting = sorted(subjects, key=lambda p: (order.index(p) if p in order else -1, p))
+        subjects = self._subjects()
+        self._usual_s = self._clock() + USUAL_S
+        order = list(self._timed)
+        # Whoever was not timed for longest goes first; where some are unsure, they alone.
+        waiting = sorted(self._unsure(subjects) or subjects, key=order.index)
         for peer in waiting[:PEERS_PER_ROUND]:
-            with suppress(HelixError):
-                slower = await self._slower(peer, said[peer])
-                if slower is not None:
-                    known = self._found.pop(peer, deque(maxlen=2))
-                    known.append(slower)
-                    self._found[peer] = known
-        for peer in [p for p in self._found if p not in subjects]:
-            del self._found[peer]
+            timed = self._timed.pop(peer)
+            self._timed[peer] = timed
+            try:
+                slower = await self._slower(peer, subjects[peer])
+            except HelixError:
+                pause_s = min(USUAL_S, AGAIN_S * 2**timed.refusals)
+                timed.refusals, timed.again_s = timed.refusals + 1, self._clock() + pause_s
+            else:
+                timed.refusals = 0
+                timed.found.append(slower)
         return tuple(
-            PaceMeasurement(peer, min(known)) for peer, known in sorted(self._found.items())
+            PaceMeasurement(peer, min(timed.found))
+            for peer, timed in sorted(self._timed.items())
+            if timed.found
         )
 
-    async def _slower(self, peer: PeerId, word: Announcement) -> float | None:
-        """How many times longer than it says; 1 where it may be as it says, None unknown."""
+    def _subjects(self) -> dict[PeerId, Announcement]:
+        """Whom to time, by what they say now; what is known holds for what they said then."""
+        said = self._said()
+        lending = [peer for peer, word in said.items() if word.speed is not None]
+        subjects = {peer: said[peer] for peer in subjects_of(self._me, lending)}
+        for peer in [p for p in self._timed if p not in subjects]:
+            del self._timed[peer]
+        for peer, word in subjects.items():
+            known = self._timed.get(peer)
+            if known is None or known.claim != word.speed:
+                self._timed.pop(peer, None)
+                self._timed = {peer: _Timed(word.speed), **self._timed}
+        return {peer: word for peer, word in subjects.items() if self._layers_of(word) is not None}
+
+    def _unsure(self, subjects: Mapping[PeerId, Announcement]) -> list[PeerId]:
+        """Those who were not found as fast as they say twice in a row."""
+        now_s = self._clock()
+        timed = self._timed
+        return [p for p in subjects if not timed[p].sure and timed[p].again_s <= now_s]
+
+    def _layers_of(self, word: Announcement) -> LayerRange | None:
+        """What can be timed: rows go in and come out in the middle of the model."""
         if word.state is not PeerState.SERVING or word.serving is None or word.speed is None:
             return None
         start, end = max(word.serving.start, 1), min(word.serving.end, self._layers - 1)
-        if start >= end:  # rows go in and come out in the middle of the model
-            return None
-        layers = LayerRange(start, end)
-        speed = word.speed
+        return LayerRange(start, end) if start < end else None
+
+    async def _slower(self, peer: PeerId, word: Announcement) -> float:
+        """How many times longer than it says; 1 where it may be as it says."""
+        layers, speed = self._layers_of(word), word.speed
+        assert layers is not None
+        assert speed is not None
         said_s = len(layers) * (speed.prefill_s(PROMPT_ROWS) + STEPS * speed.decode_s(1))
         way_s = await self._way(peer)
         computed_s = await self._run(peer, layers) - way_s

@@ -65,6 +65,7 @@ LEFT_OUT_S = 30.0
 merge one plan for both sides took 20 s (six peers, one of them cut off alone for 15 s); until then
 this peer serves what it has."""
 MEASURE_FIRST_S = 2.0
+MEASURE_NEW_S = 20.0
 MEASURE_S = 120.0
 
 
@@ -216,6 +217,7 @@ class PeerNode:
                 validate=lambda plan, now_unix_s: validate(plan, rules, now_unix_s),
                 model=spec,
                 root_public_key=belonging.root_public_key,
+                ways_in=belonging.bootstrap,
                 credentials=belonging.credentials,
                 may_plan=self.config.may_plan,
                 high_water=HighWater(*mark.order) if mark else None,
@@ -280,13 +282,17 @@ class PeerNode:
     async def _measure_links(self) -> None:
         """Round trips and bandwidth to a few peers, soon after the start and then now and then."""
         meter = WayMeter(self.here)
-        pause_s = MEASURE_FIRST_S
+        pause_s, next_s = MEASURE_FIRST_S, 0.0
         while True:
             await asyncio.sleep(pause_s)
-            ways = await meter.round()
+            newcomers, now_s = meter.newcomers(), time.monotonic()
+            if now_s < next_s and not newcomers:
+                continue
+            ways = await meter.round(newcomers if now_s < next_s else None)
             if not ways.links:
                 continue
-            pause_s = MEASURE_S
+            if now_s >= next_s:
+                pause_s, next_s = MEASURE_NEW_S, now_s + MEASURE_S
             limit = self.config.uplink_bytes_per_s
             self._ways = replace(ways, uplink_bytes_per_s=limit or ways.uplink_bytes_per_s)
             self._set_own(self._own.state, self._own.serving)

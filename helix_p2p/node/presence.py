@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 MEMBER_LINKS = LinkOptions(heartbeat_s=2.0, silence_s=8.0, payload_limit_bytes=0)
 MEMBER_LINK_IDLE_S = 30.0
 REMEMBER_S = 15.0
+ASKED_OF_BEFORE = 16
+"""Of those known from before: enough that some are there still, and honest."""
 MEMBERS_LIMIT_BYTES = MESSAGE_LIMIT_BYTES // 2
 SIGNED_OVERHEAD_BYTES = 256
 """Key, signature, names and their encoding around a body."""
@@ -102,7 +104,7 @@ class Presence:
         self.driver = MembershipDriver(
             self.member, self, directory, place.state, place.belonging.swarm, observe
         )
-        self._known = _addresses_by_peer(place.belonging.bootstrap)
+        self._known = _addresses_by_peer(_ways_in(place.belonging, place.network, place.state))
         self._last_sent_s: dict[PeerId, float] = {}
         self.control = ControlService(
             plan=self._plan,
@@ -126,7 +128,10 @@ class Presence:
         self.links.send(peer, message, urgent=urgent)
 
     async def introduce(self) -> None:
-        """Ask those we came in by who else is here; the DHT alone would take seconds longer."""
+        """Ask those we may have come in by who else is here: one of them may lie, or say nothing.
+
+        The DHT alone would take seconds longer.
+        """
 
         async def ask(peer: PeerId) -> None:
             with contextlib.suppress(HelixError):
@@ -136,7 +141,10 @@ class Presence:
                 if isinstance(reply, MembersReply):
                     self.driver.on_records(reply.announcements)
 
-        await asyncio.gather(*(ask(peer) for peer in self._known if peer != self.member.peer_id))
+        named = _addresses_by_peer(self._place.belonging.bootstrap)
+        before = [peer for peer in self._known if peer not in named]
+        asked = [*named, *random.sample(before, min(len(before), ASKED_OF_BEFORE))]
+        await asyncio.gather(*(ask(peer) for peer in asked if peer != self.member.peer_id))
 
     async def keep_house(self) -> None:
         """Close links that nobody uses, remember members for the next start; until cancelled."""

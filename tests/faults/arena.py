@@ -78,7 +78,11 @@ def tiny_model() -> Path:
 
 @contextlib.asynccontextmanager
 async def swarm_of(
-    setting: Setting, model: Path, memory_mb: Sequence[int], ranges: Mapping[int, str] | None = None
+    setting: Setting,
+    model: Path,
+    memory_mb: Sequence[int],
+    ranges: Mapping[int, str] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Lab]:
     """A bootstrap node and peers p0, p1, …, all serving.
 
@@ -87,8 +91,10 @@ async def swarm_of(
         model: Its folder.
         memory_mb: One for each peer.
         ranges: Layers by memory, instead of what the planner would choose.
+        environment: Of all its processes, beside ours.
     """
     async with lab(setting.folder, model) as made:
+        made.environment.update(environment or {})
         if ranges:
             made.give_ranges(ranges)
         await made.bootstrap()

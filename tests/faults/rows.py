@@ -1,11 +1,12 @@
 """The rows of the fault table, in the order in which they are run and shown."""
 
 from tests.faults.by_bench import soak
-from tests.faults.by_tests import by_tests
+from tests.faults.by_tests import by_tests, mutations
 from tests.faults.clocks import wrong
 from tests.faults.coming_and_going import bootstrap_down, churn, leave, planner
 from tests.faults.frozen import freeze_peer, vanish
 from tests.faults.kills import kill_one, kill_only_holder, kill_two
+from tests.faults.liars import boast
 from tests.faults.network import dead_line, far_apart, partition
 from tests.faults.pressure import grey, overload
 from tests.faults.storage import full, rotten, torn
@@ -164,12 +165,29 @@ ROWS: tuple[Row, ...] = (
         by_tests("tests/unit/engine/test_engine.py", "tests/unit/node/test_serving.py"),
     ),
     Row(
+        "mutations",
+        "a safeguard is taken out of the code: fencing, validation, bans, the missing-key check …",
+        "its tests turn red, each time",
+        "`./scripts/mutate`: one safeguard at a time, the tests that are named with it",
+        10,
+        mutations,
+    ),
+    Row(
         "grey",
         "a peer becomes ten times as slow (grey failure)",
         "its share down by at least 80 % within 60 s; p95 at most 2× the usual",
         "a peer that runs a tenth of the time, every range held twice, four clients",
         6,
         grey,
+    ),
+    Row(
+        "liar",
+        "a peer announces ten times its speed and its line",
+        "it is cut down within 3 slots (90 s), and no honest peer is",
+        "SmolLM2, five honest peers that know each other; the sixth lies as it joins; what the "
+        "swarm's plans make of it, from the first that counts on it",
+        5,
+        boast,
     ),
     Row(
         "overload",

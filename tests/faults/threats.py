@@ -70,7 +70,11 @@ THREATS: tuple[Threat, ...] = (
     Threat(
         "inflated hardware or bandwidth claims",
         "what most witnesses measured beats what is claimed (ADR 22)",
-        ("tests/simulation/test_liars.py", "tests/unit/cluster/test_belief.py"),
+        (
+            "tests/simulation/test_liars.py",
+            "tests/unit/cluster/test_belief.py",
+            "./scripts/faults liar",
+        ),
     ),
     Threat(
         "wrong compute",

@@ -45,19 +45,21 @@ class Outcome:
     crash: str
 
 
+RUNNING: set[subprocess.Popen[bytes]] = set()
+"""Ended with us, whatever ends us."""
+
+
 def fuzz(name: str, folder: Path, how: Sequence[str]) -> Outcome:
     """Run one decoder's process."""
     command = [sys.executable, "-m", "tests.fuzz.run", name, str(folder), *how]
     folder.mkdir(parents=True)
-    with (folder / "log").open("wb") as log:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            timeout=DEADLINE_S,
-            check=False,
-        )
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as done,
+    ):
+        RUNNING.add(done)
+        done.wait(DEADLINE_S)
+        RUNNING.discard(done)
     said = (folder / "log").read_text(errors="replace")
     crashes = [
         path.name
@@ -106,6 +108,8 @@ def main() -> int:
     if given.list:
         print("\n".join(names))
         return 0
+    for number in (signal.SIGTERM, signal.SIGHUP):  # or our folder would stay
+        signal.signal(number, signal.default_int_handler)
     console = Console()
     if not HAVE_ATHERIS:
         console.print("atheris is not installed: inputs are bred by chance, without coverage")
@@ -123,7 +127,13 @@ def main() -> int:
             return outcome
 
         with ThreadPoolExecutor(given.jobs) as pool:
-            outcomes = list(pool.map(one, names))
+            try:
+                outcomes = list(pool.map(one, names))
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in list(RUNNING):
+                    process.kill()
+                raise
     return _show(console, outcomes, time.monotonic() - began_s)
 
 
@@ -156,4 +166,7 @@ def _show(console: Console, outcomes: list[Outcome], seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,14 +1,16 @@
 """Made-up peers of one range of addresses: how many an open swarm's view takes."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from helix_p2p.errors import RecordRejected
 from helix_p2p.membership.credentials import ALL_ROLES, Role
-from helix_p2p.membership.crowd import LEAST, Crowd, ranges_of
+from helix_p2p.membership.crowd import LEAST, NOWHERE, Crowd, is_public, places_of, ranges_of
 from helix_p2p.membership.timing import MembershipTiming
 from helix_p2p.membership.view import MembershipView, News
+from helix_p2p.types import PeerId
 
 from .makers import MODEL, SWARM, announcement, at, peer, record
 
@@ -104,3 +106,79 @@ def test_large_swarm_takes_an_eighth_from_one_range() -> None:
         crowd.add(peer(1000 + taken), ("/ip4/8.8.8.8/tcp/1",))
         taken += 1
     assert 50 <= taken <= 60
+
+
+# ── on the internet ──────────────────────────────────────────────────────────────────────────────
+
+RELAY = "/ip4/8.8.8.8/tcp/1/p2p/x/p2p-circuit/p2p/y"
+
+
+def on_the_internet(many: int | None = None) -> MembershipView:
+    view = make(many)
+    view.locate(("/ip4/9.9.9.1/tcp/1",))
+    return view
+
+
+@pytest.mark.parametrize(
+    ("addresses", "places", "public"),
+    [
+        (("/ip4/8.8.8.8/tcp/1", "/ip4/192.168.1.4/tcp/1"), {"8.8.8.0/24"}, True),
+        (("/ip4/8.8.8.8/tcp/1", "/ip4/7.7.7.7/tcp/1/p2p/x/p2p-circuit"), {"8.8.8.0/24"}, True),
+        ((RELAY, "/ip4/192.168.1.4/tcp/1"), {"relay 8.8.8.0/24"}, True),
+        (("/dns4/example.org/tcp/1",), {NOWHERE}, True),
+        (("/ip4/192.168.1.4/tcp/1",), {NOWHERE}, False),
+        (("/ip4/10.0.0.1/tcp/1/p2p/x/p2p-circuit",), {NOWHERE}, False),
+        ((), {NOWHERE}, False),
+    ],
+)
+def test_everyone_has_a_place(addresses: tuple[str, ...], places: set[str], public: bool) -> None:
+    assert places_of(addresses) == places
+    assert is_public(addresses) is public
+
+
+@pytest.mark.parametrize("address", ["/ip4/192.168.1.7/tcp/1", "/ip4/127.0.0.1/tcp/1", RELAY, "/x"])
+def test_on_the_internet_homes_and_relays_are_ranges_too(address: str) -> None:
+    view = on_the_internet()
+    joined = [n for n in SYBILS if come(view, n, address) is News.JOINED]
+    assert len(joined) == LEAST
+    assert come(view, 1, "/ip4/7.7.7.7/tcp/1") is News.JOINED
+
+
+def test_on_the_internet_so_many_are_believed_untold_and_the_others_called_first() -> None:
+    view = on_the_internet(many=1)
+    assert come(view, 1, "/ip4/9.9.9.9/tcp/1") is News.JOINED
+    told_of = [come(view, n, f"/ip4/7.{n % 256}.1.1/tcp/1", direct=False) for n in SYBILS]
+    assert told_of.count(News.JOINED) == LEAST
+    assert told_of.count(News.CONTACT) == len(SYBILS) - LEAST
+    assert len(view.contacts_to_ping(at(1), 10_000)) == len(SYBILS) - LEAST
+    spoke, waiting = peer(SYBILS[0]), SYBILS[-1]
+    view.heard(spoke, at(1), unix_s=0.0, rtt_s=None)
+    assert come(view, waiting, "/ip4/7.7.7.7/tcp/1", direct=True) is News.JOINED
+    [believed] = view.believable(at(1), 1)
+    learned = view.learn(believed, at(1), direct=False)
+    assert learned is not None
+    assert learned.news is News.JOINED, "who was heard left its place to another"
+
+
+def test_who_was_told_of_is_called_in_turn_and_given_up_in_silence() -> None:
+    view = on_the_internet(many=1)
+    come(view, 1, "/ip4/9.9.9.9/tcp/1")
+    for n in SYBILS[:6]:
+        come(view, n, f"/ip4/7.{n % 256}.1.1/tcp/1", direct=False)
+    speaks = peer(SYBILS[0])
+    called: Counter[PeerId] = Counter()
+    for _ in range(12):
+        called.update(view.unheard_to_ping(2))
+        if called[speaks]:
+            view.heard(speaks, at(2), unix_s=0.0, rtt_s=None)
+    assert called.pop(speaks) == 1
+    assert set(called.values()) == {3}
+    assert sorted(view.never_answered()) == sorted(peer(n) for n in SYBILS[1:6])
+
+
+def test_flood_of_contacts_keeps_nobody_waiting_for_second_calls() -> None:
+    view = make()
+    for n in SYBILS:
+        come(view, n, f"/ip4/7.{n % 256}.1.1/tcp/1", direct=False)
+    calls = [view.contacts_to_ping(at(10.0 * turn), 16) for turn in range(len(SYBILS) // 16)]
+    assert {p for call in calls for p in call} == {peer(n) for n in SYBILS}

@@ -1,6 +1,7 @@
 """A witness times some layers of another peer, and takes off what the way explains."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -28,6 +29,7 @@ class Others:
         self.now_s = 0.0
         self.busy: set[PeerId] = set()
         self.ran: list[LayerRange] = []
+        self.timed: list[PeerId] = []
 
     async def ask(self, peer, message, payload=b"", *, timeout_s=10.0):
         self.now_s += self.way_s
@@ -37,6 +39,7 @@ class Others:
         if peer in self.busy:
             raise Busy("enough is run already", retry_after_s=1.0)
         self.ran.append(message.layers)
+        self.timed.append(peer)
         speed = SAID[peer].speed
         assert speed is not None
         step_s = speed.prefill_s(PROMPT_ROWS) + STEPS * speed.decode_s(1)
@@ -75,6 +78,50 @@ async def test_better_of_the_last_two_counts() -> None:
     others.slower = 10.0
     assert {p.slower for p in await meter.round()} == {1.0}
     assert {p.slower for p in await meter.round()} == {10.0}
+
+
+async def test_newcomer_is_timed_alone_among_those_who_are_known() -> None:
+    others = Others(0.01, 1.0)
+    said = {peer: word for peer, word in SAID.items() if peer != OTHER}
+    meter = others.meter(said)
+    for _ in range(3):
+        await meter.round()
+    others.timed.clear()
+    said[OTHER] = SAID[OTHER]
+    assert OTHER in {p.peer for p in await meter.round()}
+    await meter.round()
+    assert others.timed == [OTHER, OTHER]
+    await meter.round()
+    assert set(others.timed[2:]) == SAID.keys() - {ME}, "who is sure of all looks at all again"
+
+
+async def test_who_says_more_later_is_timed_anew() -> None:
+    others, said = Others(0.01, 1.0), dict(SAID)
+    meter = others.meter(said)
+    for _ in range(2):
+        await meter.round()
+    speed = SAID[OTHER].speed
+    assert speed is not None
+    said[OTHER] = replace(SAID[OTHER], speed=speed.slowed(0.1))
+    paces = {p.peer: p.slower for p in await meter.round()}
+    assert paces.pop(OTHER) == 10.0
+    assert set(paces.values()) == {1.0}
+
+
+async def test_who_refuses_is_asked_again_after_longer_and_longer() -> None:
+    others = Others(0.01, 1.0)
+    others.busy = {OTHER}
+    meter = others.meter({ME: SAID[ME], OTHER: SAID[OTHER]})
+    asked_s = []
+    for second in range(1200):
+        others.now_s = max(others.now_s, float(second))
+        if meter.due():
+            await meter.round()
+            asked_s.append(second)
+    pauses_s = [b - a for a, b in pairwise(asked_s)]
+    assert pauses_s == sorted(pauses_s)
+    assert pauses_s[0] < 30
+    assert 250 < pauses_s[-1] <= 310
 
 
 async def test_who_cannot_run_now_is_left_out() -> None:
