@@ -51,6 +51,7 @@ from helix_p2p.node.shared_files import read_shared_files
 from helix_p2p.node.state import StateDir
 from helix_p2p.node.status import NodeStatus, plan_status
 from helix_p2p.node.swarm_view import has_role, hosts_of, member_statuses, what_is_missing
+from helix_p2p.node.worth import worth_event
 from helix_p2p.planning.validate import PlanRules, validate
 from helix_p2p.routing.recheck import Rechecks, Verdict
 from helix_p2p.types import LayerRange, PeerId
@@ -83,6 +84,7 @@ class PeerNode:
         self._compute = ComputeThread()
         self._detail = ""
         self._draining = False
+        self._counted = asyncio.Event()
         self._own = OwnState(memory_bytes=loan.memory_bytes, speed=loan.speed, held=loan.held)
         self._ways = Ways(uplink_bytes_per_s=config.uplink_bytes_per_s)
         self._paces: tuple[PaceMeasurement, ...] = ()
@@ -271,6 +273,7 @@ class PeerNode:
             tasks.start(self._measure_links())
             tasks.start(checker.run())
             tasks.start(self._pace_meter(here).run(self._on_paces))
+            tasks.start(self._tell_worth(here))
             yield
 
     async def _tick(self) -> None:
@@ -296,6 +299,14 @@ class PeerNode:
             limit = self.config.uplink_bytes_per_s
             self._ways = replace(ways, uplink_bytes_per_s=limit or ways.uplink_bytes_per_s)
             self._set_own(self._own.state, self._own.serving)
+
+    async def _tell_worth(self, here: Presence) -> None:
+        """Once a plan counts on this peer: what the swarm gains by it."""
+        await self._counted.wait()
+        said, me = here.member.announcements(), here.member.peer_id
+        event = await asyncio.to_thread(worth_event, self.serving.spec, said, me)
+        if event is not None:
+            self._on_event(event)
 
     def _pace_meter(self, here: Presence) -> PaceMeter:
         spec = self.serving.spec
@@ -336,6 +347,8 @@ class PeerNode:
                 self.serving.follow(placement)
                 me = self.here.member.peer_id
                 known = me in plan.plan.announced
+                if known:
+                    self._counted.set()
                 self._loader.want(placement.range_of(me), after_s=0.0 if known else LEFT_OUT_S)
             case fx.MemberLost(peer):
                 self.serving.on_peer_lost(peer)

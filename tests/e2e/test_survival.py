@@ -113,6 +113,8 @@ async def test_join_leave_and_lost_planner_fail_no_request(swarm_of: MakeSwarm, 
         # a peer joins during load: it gets layers, and traffic
         newcomer = await lab.peer("new", 460)
         await newcomer.wait_for(lambda e: e.get("state") == "serving", 120)
+        worth = await newcomer.wait_for(lambda e: e["event"] == "worth", 60)
+        assert worth["tokens_per_s"] > 0
         new = lab.peer_id("new")
         await load.until(lambda: new in peers_of(load.pipelines[-6:]))
 

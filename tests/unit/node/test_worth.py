@@ -1,0 +1,35 @@
+"""What a volunteer is told of its machine's worth to the swarm."""
+
+from dataclasses import replace
+
+from helix_p2p.cluster.model import ModelSpec
+from helix_p2p.cluster.profile import SpeedProfile
+from helix_p2p.node.worth import worth_event
+from helix_p2p.types import PeerId
+from tests.unit.membership.makers import announcement
+
+MODEL = ModelSpec("test/model", "ab" * 32, 6, 8, 100, 2048, 1_000, 0, 0, 1, 32)
+SPEED = SpeedProfile(prefill=((64, 0.01),), decode=((1, 0.001), (8, 0.002)))
+ME, OTHER = PeerId("me"), PeerId("other")
+WHOLE = announcement(memory_bytes=200_000, speed=SPEED)
+"""Room for the whole model and a few answers."""
+
+
+def test_machine_beside_another_adds_tokens_a_second() -> None:
+    event = worth_event(MODEL, {ME: WHOLE, OTHER: WHOLE}, ME)
+    assert event is not None
+    assert event.data["tokens_per_s"] > 0
+    assert f"{event.data['tokens_per_s']:.1f} tokens/s more" in event.text
+
+
+def test_machine_too_small_for_a_layer_is_told_that_it_stands_in() -> None:
+    small = replace(WHOLE, memory_bytes=10)
+    event = worth_event(MODEL, {ME: small, OTHER: WHOLE}, ME)
+    assert event is not None
+    assert event.data["tokens_per_s"] == 0
+    assert "stands in" in event.text
+
+
+def test_machine_alone_is_told_nothing() -> None:
+    assert worth_event(MODEL, {ME: WHOLE}, ME) is None
+    assert worth_event(MODEL, {OTHER: WHOLE}, ME) is None
