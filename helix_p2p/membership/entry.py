@@ -28,7 +28,8 @@ class MemberEntry:
         content: Of its record; see `announcement.content_of`.
         word: Likewise; see `announcement.word_of`.
         told_state: Which state of ours it was told last.
-        shown_word: The word of ours that it holds, as it says.
+        shown_word: The word of ours that it holds, as it says; empty for none, None while it has
+            said nothing of it.
         shown_beat: The plan and the beat that it holds, as it says.
         rtt_s: Round trip, smoothed.
         skew_s: Its wall clock minus ours.
@@ -45,7 +46,7 @@ class MemberEntry:
     content: bytes
     word: bytes
     told_state: PeerState | None = None
-    shown_word: bytes = b""
+    shown_word: bytes | None = None
     shown_beat: tuple[bytes, int] | None = None
     rtt_s: float | None = None
     skew_s: float | None = None

@@ -240,7 +240,7 @@ class Talk:
             (entry.shown_word == self._voice.word and (large or entry.told_state is state))
             # Of many, nearly all hold our word; who shows in its answer that it does not
             # gets it then.
-            or (large and not entry.shown_word and now.s >= self._voice.told_s + SURELY_HEARD_S)
+            or (large and entry.shown_word is None and now.s >= self._voice.told_s + SURELY_HEARD_S)
         )
         if entry is not None:
             entry.told_state = state

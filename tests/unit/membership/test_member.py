@@ -607,3 +607,14 @@ def test_newcomer_asks_whom_others_know_unless_the_dht_has_told_it(
     member.on_records([record(number) for number in range(2, 2 + read_of)], at(0))
     first = member.on_message(peer(1), ping(1), at(1))
     assert (sent(m.GetMembers, first) == [m.GetMembers()]) is asks
+
+
+@pytest.mark.parametrize("everyone_up_to", [16, 1])
+def test_who_shows_that_it_does_not_know_us_is_told_who_we_are(everyone_up_to: int) -> None:
+    member = make(ping_everyone_up_to=everyone_up_to)
+    member.set_own(STANDBY, at(0))
+    for number in range(1, 5):
+        member.on_message(peer(number), ping(number), at(0))
+    effects = member.on_message(peer(1), ping(1, sequence=2, s=200.0, seen=b""), at(200))
+    [pong] = sent(m.Pong, effects)
+    assert pong.announcement is not None
