@@ -2,17 +2,23 @@
 
 from collections import Counter
 from dataclasses import replace
+from random import Random
 
 import pytest
 
 from helix_p2p.errors import RecordRejected
+from helix_p2p.membership import member as member_module
 from helix_p2p.membership.credentials import ALL_ROLES, Role
 from helix_p2p.membership.crowd import LEAST, NOWHERE, Crowd, is_public, places_of, ranges_of
+from helix_p2p.membership.effects import Effect, MemberLost, SendTo
+from helix_p2p.membership.member import Member
+from helix_p2p.membership.messages import MembersReply, PeerGone, Ping
+from helix_p2p.membership.own import MemberConfig
 from helix_p2p.membership.timing import MembershipTiming
 from helix_p2p.membership.view import MembershipView, News
 from helix_p2p.types import PeerId
 
-from .makers import MODEL, SWARM, announcement, at, peer, record
+from .makers import MODEL, SWARM, announcement, at, check_plan, identity, peer, record
 
 T = MembershipTiming()
 SYBILS = range(100, 100 + 3 * LEAST)
@@ -182,3 +188,27 @@ def test_flood_of_contacts_keeps_nobody_waiting_for_second_calls() -> None:
         come(view, n, f"/ip4/7.{n % 256}.1.1/tcp/1", direct=False)
     calls = [view.contacts_to_ping(at(10.0 * turn), 16) for turn in range(len(SYBILS) // 16)]
     assert {p for call in calls for p in call} == {peer(n) for n in SYBILS}
+
+
+def test_made_up_peer_that_others_keep_telling_of_is_given_up_and_nobody_else_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(member_module, "OPEN_BELIEVES_FROM", 1)
+    config = MemberConfig(identity(0), SWARM, 1, check_plan, MODEL, ways_in=("/ip4/9.9.9.1/tcp/1",))
+    member = Member(config, Random(1), at(0))
+    friend, made_up = peer(1), peer(100)
+    said: list[Effect] = []
+    for second in range(90):
+        own = record(1, announcement(sequence=second + 1, issued_s=second))
+        told = announcement(sequence=second + 1, issued_s=second)
+        record_of_it = record(100, replace(told, addresses=("/ip4/7.7.7.7/tcp/1",)))
+        now = at(second)
+        said += member.on_message(friend, Ping(0, b"", own, 1, now.unix_s), now)
+        said += member.on_message(friend, MembersReply((record_of_it,)), now)
+        said += member.tick(now)
+    assert MemberLost(made_up, "lost") in said
+    assert made_up not in member.announcements()
+    assert friend in member.announcements()
+    sent = [effect.message for effect in said if isinstance(effect, SendTo)]
+    assert not [message for message in sent if isinstance(message, PeerGone)]
+    assert not [message for message in sent if isinstance(message, Ping) and message.gone]
