@@ -74,9 +74,9 @@ rows are 60 s of warm-up and 600 s, online rows 1800 s at Helix's arrival rate, 
 Helix serves the 30B model by one pipeline for each kind of GPU, so its rows are by kind here too.
 The second table of a case swaps one thing at a time, on seed 1: each placement under every
 scheduler at equal admission for 200 s, and under native serving (chunked prefill, decode first,
-local admission) for 180 s after one minute. Apart from that: Helix mode with our admission alone (room
-for the whole answer, and what finds none waits), native serving with only as many clients as Helix's
-rule has in flight, and native serving of prompts in one piece.
+local admission) for 180 s after one minute. Apart from that: Helix mode with our admission alone
+(room for the whole answer, and what finds none waits), native serving with only as many clients as
+Helix's rule has in flight, and native serving of prompts in one piece.
 
 """
 
