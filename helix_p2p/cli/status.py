@@ -1,6 +1,7 @@
 """Showing a node's status: as JSON for programs, as a page for people.
 
 Always: what is shown is what the node said, in people's units; nothing is computed here but layout.
+What is drawn is bounded, however much another machine says; JSON is whole.
 """
 
 import json
@@ -18,7 +19,12 @@ from helix_p2p.cli.units import format_duration, format_size
 from helix_p2p.errors import DecodeError
 from helix_p2p.node.status import MemberStatus, NodeStatus, PlanStatus
 
+Names = Mapping[str, str]
 SHORT_ID_CHARACTERS = 8
+MOST_ADDRESSES = 16
+MOST_CHARACTERS = 1000
+MOST_ROWS = 200
+"""Of members, and of flows: nobody reads more, and drawing a row takes a millisecond."""
 WIDE_COLUMNS = 110
 """Terminals narrower than this do without the name of the device."""
 
@@ -41,18 +47,20 @@ def print_status(said: Mapping[str, Any], *, as_json: bool) -> None:
     except msgspec.ValidationError as error:
         raise DecodeError(f"the node's status is of another version: {error}") from error
     console = Console(highlight=False)
-    console.print(_summary(status))
+    names = {member.peer: member.name[:MOST_CHARACTERS] for member in reversed(status.members)}
+    console.print(_summary(status, names))
     if _count(status):
-        console.print(_members(status, with_device=console.width >= WIDE_COLUMNS))
+        console.print(_members(status, names, with_device=console.width >= WIDE_COLUMNS))
+        console.print(_more(_count(status)), end="")
     if status.plan is not None:
-        console.print(flow_lines(status))
-    if entries := _bootstrap_nodes(status):
+        console.print(flow_lines(status, names))
+    if entries := _bootstrap_nodes(status, names):
         console.print(entries)
 
 
 def cell(text: str) -> str:
     """Text of other machines for rich: harmless, on one line, its brackets no markup."""
-    return escape(" ".join(harmless(text).split()))
+    return escape(" ".join(harmless(text[:MOST_CHARACTERS]).split()))
 
 
 def short(peer: str) -> str:
@@ -60,30 +68,34 @@ def short(peer: str) -> str:
     return cell(peer if len(peer) <= SHORT_ID_CHARACTERS else f"…{peer[-SHORT_ID_CHARACTERS:]}")
 
 
-def called(peer: str, members: tuple[MemberStatus, ...]) -> str:
+def called(peer: str, names: Names) -> str:
     """A peer's public name, or the end of its id."""
-    name = next((member.name for member in members if member.peer == peer), "")
-    return cell(name) or short(peer)
+    return cell(names.get(peer, "")) or short(peer)
 
 
-def flow_lines(status: NodeStatus) -> str:
+def _more(count: int) -> str:
+    return f"… and {count - MOST_ROWS} more; --json names all\n" if count > MOST_ROWS else ""
+
+
+def flow_lines(status: NodeStatus, names: Names) -> str:
     """The plan's edges, first those that start at the clients, each with its tokens per second."""
     if status.plan is None:
         return ""
     held = {it.peer: f" {_layers((it.start, it.end))}" for it in status.plan.placement}
 
     def end(peer: str | None, otherwise: str) -> str:
-        return otherwise if peer is None else called(peer, status.members) + held.get(peer, "")
+        return otherwise if peer is None else called(peer, names) + held.get(peer, "")
 
     order = {it.peer: number for number, it in enumerate(status.plan.placement)}
     flows = sorted(
         status.plan.flows, key=lambda it: -1 if it.source is None else order.get(it.source, 0)
     )
-    return "\n".join(
+    lines = (
         f"  {end(flow.source, 'clients')} ─{flow.tokens_per_s:.1f} tokens/s─▶ "
         f"{end(flow.target, 'answer')}"
-        for flow in flows
+        for flow in flows[:MOST_ROWS]
     )
+    return "\n".join([*lines, _more(len(flows))]).rstrip("\n")
 
 
 def _count(status: NodeStatus) -> int:
@@ -95,19 +107,19 @@ def _lends(member: MemberStatus) -> bool:
     return member.memory_bytes > 0
 
 
-def _bootstrap_nodes(status: NodeStatus) -> str:
+def _bootstrap_nodes(status: NodeStatus, names: Names) -> str:
     """One line that names the members that lend nothing."""
+    nodes = [it.peer for it in status.members if not _lends(it)]
     named = [
-        called(it.peer, status.members) + (" (this)" if it.peer == status.peer else "")
-        for it in status.members
-        if not _lends(it)
+        called(peer, names) + (" (this)" if peer == status.peer else "")
+        for peer in nodes[:MOST_ROWS]
     ]
     return (
         f"bootstrap {'node' if len(named) == 1 else 'nodes'}: {', '.join(named)}" if named else ""
     )
 
 
-def _summary(status: NodeStatus) -> Table:
+def _summary(status: NodeStatus, names: Names) -> Table:
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold")
     rows.add_column(overflow="fold")
@@ -136,11 +148,11 @@ def _summary(status: NodeStatus) -> Table:
             f"{status.tokens_delivered} tokens delivered, {status.failovers} failovers, "
             f"up {format_duration(status.uptime_s)}",
         )
-    for address in status.addresses:
+    for address in status.addresses[:MOST_ADDRESSES]:
         rows.add_row("reach", cell(address))
     if status.plan is not None:
         rows.add_row("plan", plan_line(status.plan))
-        rows.add_row("planner", called(status.plan.planner, status.members))
+        rows.add_row("planner", called(status.plan.planner, names))
         if status.plan.bottleneck:
             rows.add_row("bottleneck", cell(status.plan.bottleneck))
     return rows
@@ -163,7 +175,7 @@ def _holding(status: NodeStatus) -> str:
     return f"{holds}, {_layers(status.to_hold)} by plan ({status.loaded_layers} of them loaded)"
 
 
-def _members(status: NodeStatus, *, with_device: bool) -> Table:
+def _members(status: NodeStatus, names: Names, *, with_device: bool) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("peer", "state", "layers", "by plan", "memory", "RTT", "heard"):
         table.add_column(heading, no_wrap=True)
@@ -171,9 +183,10 @@ def _members(status: NodeStatus, *, with_device: bool) -> Table:
         table.add_column("device", no_wrap=True, overflow="ellipsis")
     planned = {it.peer: (it.start, it.end) for it in status.plan.placement} if status.plan else {}
     peers = [member for member in status.members if _lends(member)]
-    for member in sorted(peers, key=lambda it: (it.serving or (1 << 30, 0), it.peer)):
+    ordered = sorted(peers, key=lambda it: (it.serving or (1 << 30, 0), it.peer))
+    for member in ordered[:MOST_ROWS]:
         cells = (
-            called(member.peer, status.members) + (" (this)" if member.peer == status.peer else ""),
+            called(member.peer, names) + (" (this)" if member.peer == status.peer else ""),
             cell(member.state),
             _layers(member.serving),
             _layers(planned.get(member.peer)),

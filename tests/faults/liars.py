@@ -21,7 +21,7 @@ HONEST_MB = (330,) * 5
 SLOTS_S = 3 * 30.0
 SETTLED_S = 45.0
 """By then honest peers have timed each other twice, and are sure."""
-LOOKS_S = 110.0
+LOOKS_S = 100.0
 TOKENS = 30
 
 

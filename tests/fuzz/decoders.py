@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import tempfile
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -589,11 +590,14 @@ def _status_again(value: Any) -> tuple[bytes, bytes]:
     return once, encode_status(decode_status(once))
 
 
+CONTROLS, FINE = {"Cc", "Cf", "Cs"}, "\n\u200c\u200d"
+
+
 def _read_answer(data: bytes) -> None:
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
         print_status(status_object(data), as_json=False)
-    odd = [c for c in shown.getvalue() if c != "\n" and not c.isprintable()]
+    odd = [c for c in shown.getvalue() if unicodedata.category(c) in CONTROLS and c not in FINE]
     assert not odd, f"a terminal would be sent {odd[:3]!r}"
 
 
