@@ -22,8 +22,8 @@ from helix_p2p.engine.architecture import Absent, Architecture
 from helix_p2p.engine.checkpoint import Checkpoint, layer_of, renumber
 from helix_p2p.engine.memory import is_out_of_memory, trim_heap
 from helix_p2p.engine.merged_layer import merged
-from helix_p2p.engine.packed_linear import PackedLinear, pack
 from helix_p2p.engine.quantised import Quantisation, quantise, resident_bytes
+from helix_p2p.engine.wide_linear import widened
 from helix_p2p.errors import ModelError, OutOfMemory
 
 GROUPS = 8
@@ -116,7 +116,7 @@ def load_slice(
             raise
         raise OutOfMemory(f"no memory for {len(indices)} layers on {device}") from error
     for name in architecture.head if end else ():
-        shell.set_submodule(name, pack(shell.get_submodule(name)))
+        shell.set_submodule(name, widened(shell.get_submodule(name)))
     return LoadedSlice(layers, shell, start, end)
 
 
@@ -125,9 +125,7 @@ def weight_bytes(modules: Sequence[nn.Module]) -> int:
     sizes: dict[tuple[int, int], int] = {}
     for module in modules:
         for part in module.modules():
-            if isinstance(part, PackedLinear):
-                sizes[id(part), 0] = part.weight_bytes
-            elif beside := resident_bytes(part):
+            if beside := resident_bytes(part):
                 sizes[id(part), 0] = beside
         for parameter in module.parameters():
             storage = parameter.untyped_storage()

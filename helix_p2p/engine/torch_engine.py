@@ -24,7 +24,6 @@ from helix_p2p.engine.contract import PreparedLayers, StepResult, StepRow
 from helix_p2p.engine.graphs import recorder_for
 from helix_p2p.engine.hashes import WeightGuard
 from helix_p2p.engine.memory import is_out_of_memory, release_cached
-from helix_p2p.engine.packed_linear import PackedLinear
 from helix_p2p.engine.quantised import Quantisation
 from helix_p2p.engine.runner import Rows, Runner
 from helix_p2p.engine.sampling import sample
@@ -237,8 +236,7 @@ class TorchEngine:
             for target, source in self._architecture.tied.items():
                 path, _, name = target.rpartition(".")
                 owner = self._shell.get_submodule(path)
-                if not isinstance(owner, PackedLinear):
-                    setattr(owner, name, self._shell.get_parameter(source))
+                setattr(owner, name, self._shell.get_parameter(source))
 
     def _paths_before(self) -> tuple[str, ...]:
         architecture = self._architecture

@@ -20,13 +20,13 @@ from helix_p2p.engine.attention import Row
 from helix_p2p.engine.graphs import recorder_for
 from helix_p2p.engine.kv import KvPool, SessionKv
 from helix_p2p.engine.merged_layer import merged
-from helix_p2p.engine.packed_linear import pack
 from helix_p2p.engine.quantised import quantise
 from helix_p2p.engine.runner import Runner
 from helix_p2p.engine.slices import weight_bytes
 from helix_p2p.engine.spans import Head, Span
 from helix_p2p.engine.spec import kv_geometry
 from helix_p2p.engine.torch_engine import EngineConfig
+from helix_p2p.engine.wide_linear import widened
 from helix_p2p.engine.wireformat import DTYPES
 from helix_p2p.types import LayerRange, SessionId
 
@@ -82,7 +82,7 @@ class TrialLayers:
         shell.initialize_weights()
         shell.set_attn_implementation(runner.attention_name)
         for name in architecture.head:
-            shell.set_submodule(name, pack(shell.get_submodule(name)))
+            shell.set_submodule(name, widened(shell.get_submodule(name)))
         layers = list(getattr(inner, architecture.layers))
         for held in layers:
             quantise(held, config.quantisation)
