@@ -90,7 +90,8 @@ def run_once(work: Coroutine[Any, Any, T]) -> T:
 async def _serve(service: Callable[[StopRequest], Awaitable[None]]) -> None:
     loop = asyncio.get_running_loop()
     stop = StopRequest()
-    heeded = [it for it in SIGNALS if signal.getsignal(it) is not signal.SIG_IGN]  # nohup
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    heeded = [it for it in SIGNALS if not (nohup and it is signal.SIGHUP)]
     for number in heeded:
         loop.add_signal_handler(number, stop.ask)
     try:

@@ -7,7 +7,9 @@ import sys
 import pytest
 
 SERVICE = """
-import asyncio, sys
+import asyncio, signal, sys
+for number in (signal.SIGINT, signal.SIGHUP):  # whatever the tests were started with
+    signal.signal(number, signal.SIG_IGN if number.name in sys.argv else signal.SIG_DFL)
 from helix_p2p.cli.running import StopRequest, run_service
 
 async def service(stop: StopRequest) -> None:
@@ -47,6 +49,25 @@ def test_first_signal_is_a_graceful_end(number: signal.Signals) -> None:
         out, _ = process.communicate(timeout=20)
     assert out == "leaving\nleft\ncleaned\n"
     assert process.returncode == 0
+
+
+def test_service_in_the_background_of_a_script_still_heeds_an_interrupt() -> None:
+    with start("SIGINT") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
+    assert out == "leaving\nleft\ncleaned\n"
+
+
+def test_nohup_keeps_a_service_when_its_terminal_closes() -> None:
+    with start("SIGHUP") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=20)
+    assert out == "leaving\nleft\ncleaned\n", "one signal was heeded, not two"
 
 
 def test_second_signal_ends_a_leave_that_hangs_and_still_cleans_up() -> None:
