@@ -68,7 +68,8 @@ def test_what_if_says_what_is_left_at_once_and_after_replanning() -> None:
     left = said["what_if_leaves"]
     assert left["gone"] == ["joao"]
     assert left["at_once_tokens_per_s"] <= said["plan"]["flow_tokens_per_s"]
-    assert left["replanned"]["flow_tokens_per_s"] >= left["at_once_tokens_per_s"]
+    # A plan may give up a little flow for shorter pipelines.
+    assert left["replanned"]["flow_tokens_per_s"] >= 0.98 * left["at_once_tokens_per_s"]
     assert all(a["peer"] != "joao" for a in left["replanned"]["assignments"])
     assert left["migration"]["fetched_bytes"] > 0
     assert (
