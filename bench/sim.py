@@ -149,7 +149,7 @@ def _grow(courses: list[Course], *, docs: bool) -> None:
 def _replay(rows: str, json_path: str | None, *, docs: bool) -> None:
     chosen = [row for row in reference_rows() if rows in row["case"]]
     if not chosen and not any(rows in name for name in overload.ROWS):
-        raise click.ClickException(f"no row holds {rows!r}")
+        raise click.UsageError(f"no row holds {rows!r}")
     lines, results, kept = [HEAD], [], []
     if chosen:
         click.echo(HEAD)

@@ -28,6 +28,7 @@ from helix_p2p.cli.shown import harmless
 from helix_p2p.cli.status import print_status
 from helix_p2p.engine.smollm2 import fetch_smollm2
 from helix_p2p.errors import HelixError
+from helix_p2p.net.daemon_start import sweep_folders
 
 BIN = Path(sys.executable).parent
 PROMPT = "Why do people share their computers with strangers? Answer in a few sentences."
@@ -220,6 +221,7 @@ async def swarm(options: argparse.Namespace) -> AsyncIterator[tuple[Demo, str, s
         finally:
             say("stopping everything")
             await demo.stop()
+            sweep_folders()  # that of a peer killed with -9 would stay until the next start
 
 
 async def answer(client: Swarm, prompt: str, demo: Demo, *, kill: bool = False) -> Completion:

@@ -33,7 +33,10 @@ def chosen(names: Sequence[str]) -> list[Row]:
     known = {row.name: row for row in ROWS}
     unknown = [name for name in names if name not in known]
     if unknown:
-        sys.exit(f"faults: there is no row {unknown[0]}; there are: {', '.join(known)}")
+        print(
+            f"faults: there is no row {unknown[0]}; there are: {', '.join(known)}", file=sys.stderr
+        )
+        sys.exit(2)
     return [known[name] for name in names] or list(ROWS)
 
 
