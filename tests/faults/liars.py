@@ -3,12 +3,13 @@
 import asyncio
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 
 from helix_p2p import Swarm
-from helix_p2p.cluster.announcement import Announcement, open_announcement
+from helix_p2p.cluster.announcement import Announcement
 from helix_p2p.cluster.belief import DOUBT, FULL_BELIEF, Belief, beliefs
 from helix_p2p.engine.smollm2 import fetch_smollm2
 from helix_p2p.planning.plan import Plan
@@ -27,13 +28,13 @@ TOKENS = 30
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a plan makes of the liar.
+    """What the swarm makes of the liar at one moment.
 
     Attributes:
         after_s: Since the liar was first planned with.
-        belief: What its witnesses' words come to.
+        belief: What its witnesses' words come to; the next plan counts on that.
         claims: How many times faster it says it is than the honest middle.
-        share: Its layers times flow, against an honest peer's mean.
+        share: Its layers times flow in the plan in force, against an honest peer's mean.
         honest: Honest peers that were found slow.
         lines: Honest peers whose line is not believed: loopback's width varies with the load.
     """
@@ -70,8 +71,8 @@ async def boast(setting: Setting) -> Measured:
     wrong = sum(answer != expected for answer in answers)
     most = max(it.share for it in looks)
     said = (
-        f"says {first.claims:.0f}× the speed of five honest peers: plans count with a "
-        f"{last.belief.slower:.0f}th of it after {_words(slow)}, and with the line that others "
+        f"says {first.claims:.0f}× the speed of five honest peers: believed a "
+        f"{last.belief.slower:.0f}th of it after {_words(slow)}, and the line that others "
         f"measured after {_words(line)}; its share of the work {most:.1f}× an honest "
         f"peer's at most, {last.share:.1f}× at the end; honest peers found slow: "
         f"{max(it.honest for it in looks)}; {wrong} of {len(answers)} answers wrong"
@@ -97,37 +98,34 @@ async def _measure(model: Path, environment: dict[str, str]) -> None:
 
 
 async def _watch(swarm: Swarm, liar: PeerId) -> list[Look]:
-    """Every plan that the swarm makes with the liar in it, until it is cut down and a while on."""
+    """What the swarm says and plans from the first plan with the liar in it, whenever that changes.
+
+    A doubt need not bring a new plan: where placement and flow would stay, so does the plan.
+    """
     looks: list[Look] = []
-    seen: set[int] = set()
-    began_s = 0.0
+    seen: tuple[int, Belief] | None = None
+    began_s = float("inf")
     ends_s = time.monotonic() + LOOKS_S
     while time.monotonic() < ends_s:
         await swarm.refresh()
-        signed = swarm.view.plan
-        if signed is not None and signed.plan.epoch not in seen:
-            seen.add(signed.plan.epoch)
-            look = _look(signed.plan, signed.record.swarm, liar, time.monotonic() - began_s)
-            if look is not None and not looks:
-                began_s = time.monotonic()
-                look = _look(signed.plan, signed.record.swarm, liar, 0.0)
-            looks += [] if look is None else [look]
+        signed, said = swarm.view.plan, swarm.view.members
+        if signed is not None and signed.plan.placement.range_of(liar) and liar in said:
+            began_s = min(began_s, time.monotonic())
+            look = _look(signed.plan, said, liar, time.monotonic() - began_s)
+            if (signed.plan.epoch, look.belief) != seen:
+                seen = (signed.plan.epoch, look.belief)
+                looks.append(look)
         await asyncio.sleep(0.5)
     assert looks, "no plan was made with the liar"
     return looks
 
 
-def _look(plan: Plan, swarm: str, liar: PeerId, after_s: float) -> Look | None:
-    said: dict[PeerId, Announcement] = {
-        record.signer: open_announcement(record, swarm) for record in plan.announcements
-    }
-    if liar not in said or plan.placement.range_of(liar) is None:
-        return None
+def _look(plan: Plan, said: Mapping[PeerId, Announcement], liar: PeerId, after_s: float) -> Look:
     step_s = {peer: word.speed.decode_s(1) for peer, word in said.items() if word.speed}
     found = beliefs(said)
     through = dict.fromkeys(step_s, 0.0)
     for edge in plan.placement.flows:
-        if edge.target is not None:
+        if edge.target in through:
             layers = plan.placement.range_of(edge.target)
             through[edge.target] += edge.mtokens_per_s * len(layers or ())
     honest = [peer for peer in step_s if peer != liar]
