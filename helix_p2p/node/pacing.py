@@ -46,7 +46,7 @@ class _Timed:
 
     claim: SpeedProfile | None
     found: deque[float] = field(default_factory=lambda: deque(maxlen=2))
-    refusals: int = 0
+    pause_s: float = AGAIN_S
     again_s: float = 0.0
 
     @property
@@ -112,10 +112,10 @@ class PaceMeter:
             try:
                 slower = await self._slower(peer, subjects[peer])
             except HelixError:
-                pause_s = min(USUAL_S, AGAIN_S * 2**timed.refusals)
-                timed.refusals, timed.again_s = timed.refusals + 1, self._clock() + pause_s
+                timed.again_s = self._clock() + timed.pause_s
+                timed.pause_s = min(USUAL_S, 2 * timed.pause_s)
             else:
-                timed.refusals = 0
+                timed.pause_s = AGAIN_S
                 timed.found.append(slower)
         return tuple(
             PaceMeasurement(peer, min(timed.found))

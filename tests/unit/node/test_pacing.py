@@ -124,6 +124,16 @@ async def test_who_refuses_is_asked_again_after_longer_and_longer() -> None:
     assert 250 < pauses_s[-1] <= 310
 
 
+async def test_who_refuses_for_days_is_still_asked() -> None:
+    others = Others(0.01, 1.0)
+    others.busy = {OTHER}
+    meter = others.meter({ME: SAID[ME], OTHER: SAID[OTHER]})
+    for _ in range(1100):
+        assert await meter.round() == ()
+    others.busy.clear()
+    assert [p.peer for p in await meter.round()] == [OTHER]
+
+
 async def test_who_cannot_run_now_is_left_out() -> None:
     others = Others(0.01, 1.0)
     others.busy = {OTHER}
