@@ -30,7 +30,9 @@ liars for one peer in 230."""
 LEAST_WITNESSES = 3
 DOUBT = 4.0
 """A claim is doubted when what was measured differs by more than this factor."""
-MOST_SLOWER = 1000.0
+MOST_SLOWER = 1e10
+"""More than can be measured, or a lie would pay if only it were large enough: an answer is waited
+for for 15 s, and nobody may claim less than a nanosecond (`profile.FASTEST_S`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 A peer with k layers runs, in steady state, decode batches as large as the KV cache allows in the
 memory that the weights leave. T(k) is what it then serves (Helix, ASPLOS 2025, §4.2).
 
-Always: a profile is sorted by tokens, times are positive, T(k) is empty from the first k whose
-weights do not fit.
+Always: a profile is sorted by tokens, no time is shorter than a device can take, T(k) is empty from
+the first k whose weights do not fit.
 """
 
 from bisect import bisect_left
@@ -19,7 +19,8 @@ from helix_p2p.types import LayerRange, PeerId
 TYPICAL_CONTEXT_TOKENS = 1000
 """Tokens of KV a request holds on average; mean prompt 763 + half of mean output 232 in the public
 Azure conversation trace (2023) is 880."""
-
+FASTEST_S = 1e-9
+"""No device runs a layer in less; who claims it is not to be asked how many times it lies."""
 
 Points = Annotated[tuple[tuple[int, float], ...], at_most(64)]
 
@@ -40,8 +41,10 @@ class SpeedProfile:
 
     def __post_init__(self) -> None:
         for points in (self.prefill, self.decode):
-            if not points or any(n < 1 or not s > 0 for n, s in points):
-                raise ValueError("a speed profile needs positive points")
+            if not points or any(n < 1 or not s >= FASTEST_S for n, s in points):
+                raise ValueError(
+                    "a speed profile needs points, of a nanosecond and a token at least"
+                )
             if any(a[0] >= b[0] for a, b in pairwise(points)):
                 raise ValueError("a speed profile's points ascend")
 

@@ -14,6 +14,7 @@ from helix_p2p.cluster.belief import (
     subjects_of,
     witnesses_of,
 )
+from helix_p2p.cluster.profile import SpeedProfile
 from helix_p2p.cluster.snapshot import snapshot_of
 from helix_p2p.types import PeerId
 from tests.unit.planning.swarms import make_announcements, make_model
@@ -50,13 +51,14 @@ def test_witnesses_and_subjects_are_the_same_thing_from_both_sides() -> None:
             assert set(subjects_of(me, peers)) == {p for p in peers if me in witnesses[p]}
 
 
-def test_who_claims_ten_times_its_speed_is_planned_with_as_measured() -> None:
-    said = told(dict.fromkeys(ITS_WITNESSES[:8], 10.0))
-    assert of_subject(said).slower == 10.0
+@pytest.mark.parametrize("times", [10.0, 1e4, 1e9])
+def test_who_claims_many_times_its_speed_is_planned_with_as_measured(times: float) -> None:
+    said = told(dict.fromkeys(ITS_WITNESSES[:8], times))
+    assert of_subject(said).slower == times
     honest = {p.peer: p for p in snapshot_of(MODEL, SWARM.items()).peers}
     planned = {p.peer: p for p in snapshot_of(MODEL, said.items()).peers}
     assert planned[SUBJECT].tokens_per_s == pytest.approx(
-        [t / 10 for t in honest[SUBJECT].tokens_per_s]
+        [t / times for t in honest[SUBJECT].tokens_per_s]
     )
     assert all(planned[p] == honest[p] for p in PEERS if p != SUBJECT)
 
@@ -90,6 +92,13 @@ def test_minority_of_friends_holds_no_liar_up() -> None:
 @pytest.mark.parametrize("slower", [float("nan"), float("inf"), -3.0, 0.0, 2.5])
 def test_small_differences_and_nonsense_are_no_lie(slower: float) -> None:
     assert of_subject(told(dict.fromkeys(ITS_WITNESSES, slower))) == FULL_BELIEF
+
+
+@pytest.mark.parametrize("layer_s", [0.0, -1.0, 5e-324, 0.9e-9, float("nan")])
+def test_speed_that_no_device_has_is_no_claim(layer_s: float) -> None:
+    for profile in ((((16, layer_s),), ((1, 1.0),)), (((16, 1.0),), ((1, layer_s),))):
+        with pytest.raises(ValueError, match="nanosecond"):
+            SpeedProfile(*profile)
 
 
 def test_nobody_is_believed_faster_than_it_says() -> None:
