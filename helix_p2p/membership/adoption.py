@@ -39,6 +39,8 @@ Validator = Callable[[SignedPlan, float], None]
 
 REMEMBERED = 256
 """Plans (hashes, epochs) that are remembered; a slot has room for 64."""
+REMEMBERED_LIMIT_BYTES = 32 * 1024 * 1024
+"""Of plans that are remembered whole, as the first half of a proof; a large swarm's is 100 kB."""
 HIGH_WATER_LIMIT_BYTES = 1024
 
 
@@ -149,6 +151,7 @@ class Adoption:
         self._refused: OrderedDict[bytes, float] = OrderedDict()
         self._lower: OrderedDict[bytes, None] = OrderedDict()
         self._by_key_and_epoch: OrderedDict[tuple[PeerId, int], Signed] = OrderedDict()
+        self._remembered_bytes = 0
 
     @property
     def _adopted_epoch(self) -> int:
@@ -309,7 +312,14 @@ class Adoption:
         key = (signed.plan.planner, int(signed.plan.epoch))
         before = self._by_key_and_epoch.get(key)
         if before is None:
-            _remember(self._by_key_and_epoch, key, signed.record)
+            self._by_key_and_epoch[key] = signed.record
+            self._remembered_bytes += len(signed.record.body)
+            while (
+                len(self._by_key_and_epoch) > REMEMBERED
+                or self._remembered_bytes > REMEMBERED_LIMIT_BYTES
+            ):
+                _, oldest = self._by_key_and_epoch.popitem(last=False)
+                self._remembered_bytes -= len(oldest.body)
         elif before.body != signed.record.body:
             raise Equivocation(PushProof(before, signed.record))
 

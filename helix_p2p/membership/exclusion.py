@@ -3,8 +3,9 @@
 `trust` says who is believed; here that has its effect while everyone runs: the list of revocations
 is kept, passed on and written to the DHT, certificates are looked at again, and proofs go round.
 
-Always: whoever is cut off is sent the reason where there is one to send; a list or a proof is
-passed on once, when it is news here.
+Always: whoever is cut off is sent the reason where there is one to send; a list, or a proof against
+one who is or was a member, is passed on once, when it is news here. A key that nobody met convicts
+itself for nothing, and each of us would tell all others.
 """
 
 from random import Random
@@ -93,12 +94,17 @@ class Exclusion:
             PlanRejected: It proves nothing.
             SignatureError, DecodeError: Its plans are none.
         """
-        peer = self._trust.convict(proof)
+        peer = self._trust.convict(proof, self._met)
         if peer is None:
             return
+        told = self._met(peer)
         self._out.put(fx.Banned(peer, proof))
         self._attendance.ban(peer, now)
-        self._out.tell(self._talk.targets(), proof)
+        if told:
+            self._out.tell(self._talk.targets(), proof)
+
+    def _met(self, peer: PeerId) -> bool:
+        return peer in self._view or self._view.is_gone(peer)
 
     def why(self, peer: PeerId) -> m.PushProof | m.PushRevocations:
         """What convinces anyone that a banned peer is out."""

@@ -1,8 +1,11 @@
 """Whom this peer believes: certificates, what the root revoked, keys that convicted themselves.
 
 Always: nobody is banned without a proof that convinces anyone, and no proof convicts this peer in
-its own eyes (its own plans are fenced by the high-water mark).
+its own eyes (its own plans are fenced by the high-water mark); proofs are bounded, and of made-up
+keys, which cost nothing, the first to be forgotten.
 """
+
+from collections.abc import Callable
 
 from helix_p2p.cluster.announcement import open_announcement
 from helix_p2p.errors import HandshakeRefused, PlanRejected
@@ -13,6 +16,11 @@ from helix_p2p.membership.messages import PushProof
 from helix_p2p.membership.revocations import RevocationsOrder, open_revocations, order_of
 from helix_p2p.planning.plan import SignedPlan
 from helix_p2p.types import PeerId
+
+PROOFS_KEPT = 1024
+PROOFS_LIMIT_BYTES = 32 * 1024 * 1024
+"""Two plans of a thousand peers are 170 kB; what those make us keep who convict themselves with a
+new key each time ends here."""
 
 
 class Trust:
@@ -32,6 +40,8 @@ class Trust:
         self.revoked: frozenset[str] = frozenset()
         self.revocations: Signed | None = None
         self.proofs: dict[PeerId, PushProof] = {}
+        self._strangers: dict[PeerId, None] = {}
+        self._proofs_bytes = 0
 
     @property
     def serial(self) -> int:
@@ -82,8 +92,12 @@ class Trust:
         if Role.PLANNER not in roles:
             raise PlanRejected("planner", f"{plan.planner} may not plan")
 
-    def convict(self, proof: PushProof) -> PeerId | None:
+    def convict(self, proof: PushProof, known: Callable[[PeerId], bool]) -> PeerId | None:
         """Take a proof of equivocation.
+
+        Args:
+            proof: From anyone.
+            known: Whether a key is, or was, a member's; others' proofs are forgotten first.
 
         Returns:
             Who is banned by it; None when that is known already, or is this peer.
@@ -98,6 +112,13 @@ class Trust:
         if convicted == self._me or convicted in self.proofs:
             return None
         self.proofs[convicted] = proof
+        if not known(convicted):
+            self._strangers[convicted] = None
+        self._proofs_bytes += _size_bytes(proof)
+        while len(self.proofs) > PROOFS_KEPT or self._proofs_bytes > PROOFS_LIMIT_BYTES:
+            oldest = next(iter(self._strangers or self.proofs))
+            self._strangers.pop(oldest, None)
+            self._proofs_bytes -= _size_bytes(self.proofs.pop(oldest))
         return convicted
 
     def revoke(self, record: Signed) -> bool:
@@ -117,3 +138,7 @@ class Trust:
             return False
         self._order, self.revocations, self.revoked = order, record, said.names
         return True
+
+
+def _size_bytes(proof: PushProof) -> int:
+    return len(proof.first.body) + len(proof.second.body)

@@ -43,7 +43,7 @@ def take_any_epoch(patch: Patch) -> None:
 
 
 def believe_any_proof(patch: Patch) -> None:
-    def convict(trust: Trust, proof: PushProof) -> PeerId | None:
+    def convict(trust: Trust, proof: PushProof, _known: object) -> PeerId | None:
         news = proof.first.signer not in trust.proofs
         trust.proofs[proof.first.signer] = proof
         return proof.first.signer if news else None

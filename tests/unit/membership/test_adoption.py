@@ -4,6 +4,7 @@ import pytest
 
 from helix_p2p import codec
 from helix_p2p.errors import DecodeError, PlanRejected, SignatureError
+from helix_p2p.identity import Signed
 from helix_p2p.membership.adoption import (
     Adoption,
     Equivocation,
@@ -220,6 +221,19 @@ def test_memory_of_plans_is_bounded() -> None:
         adopt(adoption, signed)
     sizes = [len(v) for v in vars(adoption).values() if hasattr(v, "__len__")]
     assert max(sizes) <= 256
+
+
+def test_memory_of_long_plans_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = len(plan(1).record.body) + 20_000
+    monkeypatch.setattr("helix_p2p.membership.adoption.REMEMBERED_LIMIT_BYTES", 3 * long)
+    adoption = make()
+    for number in range(5):
+        adoption.offer(plan(1, EPOCH + number, solver="x" * 20_000).record, at(0))
+    kept = [v for v in vars(adoption).values() if isinstance(v, dict) and v]
+    assert sum(len(r.body) for v in kept for r in v.values() if isinstance(r, Signed)) <= 3 * long
+    assert adoption.offer(plan(1, EPOCH, salt=1.0).record, at(0))[0] is Offer.LOWER, "forgotten"
+    with pytest.raises(Equivocation):
+        adoption.offer(plan(1, EPOCH + 4, salt=1.0).record, at(0))
 
 
 def test_high_water_orders_like_plans() -> None:

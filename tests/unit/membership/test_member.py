@@ -509,6 +509,25 @@ def test_equivocating_planner_is_banned_and_everyone_is_told() -> None:
     assert sent(m.PushProof, later), "who spreads its plans is shown the proof"
 
 
+def test_made_up_key_that_convicts_itself_is_told_to_nobody_and_pushes_out_no_members_proof(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("helix_p2p.membership.trust.PROOFS_KEPT", 4)
+    member = with_members(1, 2, 3)
+
+    def convict(number: int) -> tuple[fx.Effect, ...]:
+        proof = m.PushProof(plan(number, salt=0.0).record, plan(number, salt=1.0).record)
+        return member.on_message(peer(2), proof, at(1))
+
+    assert sent(m.PushProof, convict(1))
+    for stranger in range(100, 110):
+        assert not sent(m.PushProof, convict(stranger))
+    assert len(member.trust.proofs) == 4
+    assert member.trust.banned(peer(1))
+    assert member.trust.banned(peer(109))
+    assert not member.trust.banned(peer(100))
+
+
 def test_word_of_a_banned_member_is_not_taken_from_others_either() -> None:
     member = with_members(1, 2, 3)
     one, two = plan(1, salt=0.0), plan(1, salt=1.0)
