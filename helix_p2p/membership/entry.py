@@ -33,7 +33,6 @@ class MemberEntry:
         shown_beat: The plan and the beat that it holds, as it says.
         rtt_s: Round trip, smoothed.
         skew_s: Its wall clock minus ours.
-        skew_seen_s: When that was seen.
     """
 
     peer: PeerId
@@ -50,4 +49,3 @@ class MemberEntry:
     shown_beat: tuple[bytes, int] | None = None
     rtt_s: float | None = None
     skew_s: float | None = None
-    skew_seen_s: float = 0.0

@@ -339,9 +339,8 @@ class MembershipView:
             raise RecordRejected(f"more than {self._most_members} members are not kept")
         self._outsiders.joined(peer)
         detector = Detector(self._timing, now.s)
-        if peer not in self._members:
-            insort(self._ring, peer)
-            self._ring_version += 1
+        insort(self._ring, peer)
+        self._ring_version += 1
         content, word = content_of(record, self._swarm), word_of(record, self._swarm)
         entry = MemberEntry(peer, record, said, roles, detector, now.s, now.s, content, word)
         self._words[word] = peer
@@ -376,7 +375,7 @@ class MembershipView:
         if suspected:
             self._liveness.note(entry)
         if unix_s > 0:
-            entry.skew_s, entry.skew_seen_s = unix_s - now.unix_s, now.s
+            entry.skew_s = unix_s - now.unix_s
         if rtt_s is not None:
             smooth = 1.0 if entry.rtt_s is None else 0.25
             entry.rtt_s = (entry.rtt_s or 0.0) * (1 - smooth) + rtt_s * smooth

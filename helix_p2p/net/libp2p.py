@@ -209,6 +209,8 @@ class Libp2pTransport:
             if peer != self.peer_id
         ]
         self._bootstrap_tasks.update(tasks)
+        for task in tasks:
+            task.add_done_callback(self._forget_bootstrap)
         reasons = []
         for next_done in asyncio.as_completed(tasks):
             try:
@@ -221,8 +223,6 @@ class Libp2pTransport:
                 f"no bootstrap node answered ({len(tasks)} tried): {'; '.join(reasons[:3])}",
                 hint="check the address, and that the bootstrap node runs",
             )
-        for task in tasks:
-            task.add_done_callback(self._forget_bootstrap)
 
     def _forget_bootstrap(self, task: asyncio.Task[None]) -> None:
         self._bootstrap_tasks.discard(task)

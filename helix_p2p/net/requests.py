@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from math import ceil
 from typing import Self
+from weakref import WeakValueDictionary
 
 from helix_p2p.errors import (
     Busy,
@@ -63,7 +64,8 @@ class Requests:
         self._ours = ours
         self._protocol = protocol
         self._idle: dict[PeerId, list[tuple[float, Channel]]] = defaultdict(list)
-        self._turns: dict[PeerId, asyncio.Semaphore] = {}
+        self._turns: WeakValueDictionary[PeerId, asyncio.Semaphore] = WeakValueDictionary()
+        """Only while somebody asks: nothing is kept of those who never answered."""
         self._closed = False
 
     async def ask(
@@ -107,9 +109,6 @@ class Requests:
         """Close the unused channels with a peer, e.g. because it is gone."""
         for _since_s, channel in self._idle.pop(peer, []):
             await channel.close()
-        turn = self._turns.get(peer)
-        if turn is not None and not turn.locked():
-            del self._turns[peer]
 
     async def tidy(self) -> None:
         """Close channels that were not used for long; call it now and then.

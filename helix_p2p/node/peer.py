@@ -303,8 +303,9 @@ class PeerNode:
     async def _tell_worth(self, here: Presence) -> None:
         """Once a plan counts on this peer: what the swarm gains by it."""
         await self._counted.wait()
-        said, me = here.member.announcements(), here.member.peer_id
-        event = await asyncio.to_thread(worth_event, self.serving.spec, said, me)
+        snapshot = here.member.snapshot()
+        assert snapshot is not None, "a peer has a model"
+        event = await asyncio.to_thread(worth_event, snapshot, here.member.peer_id)
         if event is not None:
             self._on_event(event)
 

@@ -1,30 +1,22 @@
 """What a volunteer's machine gives to the swarm, said once when it has a place there.
 
 Always: the figure is the proven bound with the machine less the bound without it, over everyone
-who is known here at that moment; nothing is said of a machine that is alone.
+whom a plan of that moment would count on; nothing is said of a machine that is alone.
 """
 
-from collections.abc import Mapping
-
-from helix_p2p.cluster.announcement import Announcement
-from helix_p2p.cluster.model import ModelSpec
-from helix_p2p.cluster.snapshot import snapshot_of
+from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.node.events import NodeEvent
 from helix_p2p.planning.joining import value_at_join
 from helix_p2p.types import PeerId
 
 
-def worth_event(
-    model: ModelSpec, said: Mapping[PeerId, Announcement], me: PeerId
-) -> NodeEvent | None:
+def worth_event(snapshot: Snapshot, me: PeerId) -> NodeEvent | None:
     """What `me` adds to what the swarm can carry at best; takes some CPU time among many.
 
     Args:
-        model: What is served.
-        said: Everyone's announcement, with or without our own.
+        snapshot: What a planner would plan over now, with or without us.
         me: This peer.
     """
-    snapshot = snapshot_of(model, said.items())
     mine = next((peer for peer in snapshot.peers if peer.peer == me), None)
     if mine is None or len(snapshot.peers) < 2:
         return None

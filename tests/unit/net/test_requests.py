@@ -1,6 +1,8 @@
 """Requests: answered in time or a typed error, over channels that are reused."""
 
 import asyncio
+import gc
+from collections.abc import MutableMapping
 
 import pytest
 
@@ -10,6 +12,7 @@ from helix_p2p.net.channel import Channel, Membership
 from helix_p2p.net.memory import MemoryNetwork
 from helix_p2p.net.requests import Requests, serve_requests
 from helix_p2p.net.transport import Buffer
+from helix_p2p.types import PeerId
 from helix_p2p.wire.registry import Message
 from tests.unit.net.members import ANN, BEN, EVE, member_of
 
@@ -47,6 +50,17 @@ async def test_a_request_gets_its_answer_and_reuses_the_channel(network: MemoryN
         ]
         assert greetings <= 3
     await ben.close()
+
+
+async def test_nothing_is_kept_of_peers_that_cannot_be_reached(network: MemoryNetwork) -> None:
+    async with Requests(network.join(ANN), member_of("s")) as requests:
+        for number in range(20):
+            with pytest.raises(PeerUnreachable):
+                await requests.ask(PeerId(f"nobody{number}"), GetPlan())
+        gc.collect()
+        assert not [
+            kept for kept in vars(requests).values() if isinstance(kept, MutableMapping) and kept
+        ]
 
 
 async def test_an_error_reply_comes_out_as_that_error(network: MemoryNetwork) -> None:

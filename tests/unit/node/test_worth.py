@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+from helix_p2p.cluster.announcement import Announcement
 from helix_p2p.cluster.model import ModelSpec
 from helix_p2p.cluster.profile import SpeedProfile
+from helix_p2p.cluster.snapshot import Snapshot, snapshot_of
 from helix_p2p.node.worth import worth_event
 from helix_p2p.types import PeerId
 from tests.unit.membership.makers import announcement
@@ -15,8 +17,12 @@ WHOLE = announcement(memory_bytes=200_000, speed=SPEED)
 """Room for the whole model and a few answers."""
 
 
+def swarm(said: dict[PeerId, Announcement]) -> Snapshot:
+    return snapshot_of(MODEL, said.items())
+
+
 def test_machine_beside_another_adds_tokens_a_second() -> None:
-    event = worth_event(MODEL, {ME: WHOLE, OTHER: WHOLE}, ME)
+    event = worth_event(swarm({ME: WHOLE, OTHER: WHOLE}), ME)
     assert event is not None
     assert event.data["tokens_per_s"] > 0
     assert f"{event.data['tokens_per_s']:.1f} tokens/s more" in event.text
@@ -24,12 +30,12 @@ def test_machine_beside_another_adds_tokens_a_second() -> None:
 
 def test_machine_too_small_for_a_layer_is_told_that_it_stands_in() -> None:
     small = replace(WHOLE, memory_bytes=10)
-    event = worth_event(MODEL, {ME: small, OTHER: WHOLE}, ME)
+    event = worth_event(swarm({ME: small, OTHER: WHOLE}), ME)
     assert event is not None
     assert event.data["tokens_per_s"] == 0
     assert "stands in" in event.text
 
 
 def test_machine_alone_is_told_nothing() -> None:
-    assert worth_event(MODEL, {ME: WHOLE}, ME) is None
-    assert worth_event(MODEL, {OTHER: WHOLE}, ME) is None
+    assert worth_event(swarm({ME: WHOLE}), ME) is None
+    assert worth_event(swarm({OTHER: WHOLE}), ME) is None
