@@ -233,7 +233,11 @@ class StageMachine(Generic[P]):
             if known.filled == 0 and position <= known.reused:
                 known.begin_at(position)
             try:
-                self._check_row(known, message.phase, takes_tokens, position, count, room)
+                waits = self._inbox.prefills(session)
+                self._sessions.check_row(
+                    known, message.phase, takes_tokens, position, count, prefill_waits=waits
+                )
+                self._check_room(count, room)
             except HelixError as error:
                 self._put(message.phase, accepted)
                 accepted = []
@@ -390,18 +394,7 @@ class StageMachine(Generic[P]):
         if self._draining and known is None:
             raise NotServing("this peer is leaving")
 
-    def _check_row(
-        self,
-        known: StageSession,
-        phase: Phase,
-        takes_tokens: bool,
-        position: int,
-        count: int,
-        room: int,
-    ) -> None:
-        """What no honest sender sends, or what there is no room for."""
-        waits = self._inbox.prefills(known.open.session)
-        self._sessions.check_row(known, phase, takes_tokens, position, count, prefill_waits=waits)
+    def _check_room(self, count: int, room: int) -> None:
         if count > room:
             raise Busy(f"{self._inbox.positions} positions wait here already", retry_after_s=5.0)
 

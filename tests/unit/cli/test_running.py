@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -40,34 +41,30 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def end(*arguments: str, ready: str, numbers: Sequence[signal.Signals]) -> tuple[str, int]:
+    """What a service says after it was `ready` and got these signals, and its exit status."""
+    with start(*arguments) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{ready}\n"
+        for number in numbers:
+            process.send_signal(number)
+        out, _ = process.communicate(timeout=20)
+    return out, process.returncode
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_first_signal_is_a_graceful_end(number: signal.Signals) -> None:
-    with start() as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "up\n"
-        process.send_signal(number)
-        out, _ = process.communicate(timeout=20)
-    assert out == "leaving\nleft\ncleaned\n"
-    assert process.returncode == 0
+    assert end(ready="up", numbers=[number]) == ("leaving\nleft\ncleaned\n", 0)
 
 
 def test_service_in_the_background_of_a_script_still_heeds_an_interrupt() -> None:
-    with start("SIGINT") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "up\n"
-        process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=20)
-    assert out == "leaving\nleft\ncleaned\n"
+    said, _ = end("SIGINT", ready="up", numbers=[signal.SIGINT])
+    assert said == "leaving\nleft\ncleaned\n"
 
 
 def test_nohup_keeps_a_service_when_its_terminal_closes() -> None:
-    with start("SIGHUP") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "up\n"
-        process.send_signal(signal.SIGHUP)
-        process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=20)
-    assert out == "leaving\nleft\ncleaned\n", "one signal was heeded, not two"
+    said, _ = end("SIGHUP", ready="up", numbers=[signal.SIGHUP, signal.SIGTERM])
+    assert said == "leaving\nleft\ncleaned\n", "one signal was heeded, not two"
 
 
 def test_second_signal_ends_a_leave_that_hangs_and_still_cleans_up() -> None:
@@ -83,10 +80,6 @@ def test_second_signal_ends_a_leave_that_hangs_and_still_cleans_up() -> None:
 
 
 def test_start_that_is_interrupted_is_cancelled_at_once() -> None:
-    with start("start") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "starting\n"
-        process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=20)
-    assert out == "cleaned\n"
-    assert process.returncode != 0
+    said, status = end("start", ready="starting", numbers=[signal.SIGTERM])
+    assert said == "cleaned\n"
+    assert status != 0
