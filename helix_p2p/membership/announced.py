@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from helix_p2p.cluster.announcement import content_of
 from helix_p2p.identity import Signed
 from helix_p2p.membership.adoption import Adoption
-from helix_p2p.membership.view import MembershipView
+from helix_p2p.membership.roster import Roster
 from helix_p2p.membership.voice import Voice
 from helix_p2p.planning.plan import Reference
 
@@ -27,7 +27,7 @@ class Announced:
         adoption: The plans that hold.
     """
 
-    def __init__(self, swarm: str, view: MembershipView, voice: Voice, adoption: Adoption) -> None:
+    def __init__(self, swarm: str, view: Roster, voice: Voice, adoption: Adoption) -> None:
         self._swarm = swarm
         self._view = view
         self._voice = voice

@@ -9,8 +9,8 @@ Always: one alarm for each member that is left out, until a plan names it again.
 
 from helix_p2p.membership.effects import PlanOmits
 from helix_p2p.membership.liveness import stretch_of
+from helix_p2p.membership.roster import Roster
 from helix_p2p.membership.timing import SLOT_S
-from helix_p2p.membership.view import MembershipView
 from helix_p2p.planning.plan import SignedPlan
 from helix_p2p.types import PeerId
 
@@ -37,7 +37,7 @@ class Audit:
         self._since_s = {p: s for p, s in self._since_s.items() if p not in self._named}
         self._told -= self._named
 
-    def check(self, view: MembershipView, now_s: float) -> PlanOmits | None:
+    def check(self, view: Roster, now_s: float) -> PlanOmits | None:
         """An alarm, if one is due."""
         plan = self._plan
         if plan is None or now_s < self._look_s:

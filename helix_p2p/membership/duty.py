@@ -12,8 +12,8 @@ from helix_p2p.membership.drafting import Draft, draft, plan_of, same_decision
 from helix_p2p.membership.effects import StartPlanning
 from helix_p2p.membership.own import MemberConfig
 from helix_p2p.membership.replanning import Desk
+from helix_p2p.membership.roster import Roster
 from helix_p2p.membership.timing import Now
-from helix_p2p.membership.view import MembershipView
 from helix_p2p.membership.voice import Voice
 from helix_p2p.planning.plan import Placement
 from helix_p2p.planning.work import Work
@@ -37,7 +37,7 @@ class PlannerDuty:
     def __init__(
         self,
         config: MemberConfig,
-        view: MembershipView,
+        view: Roster,
         voice: Voice,
         adoption: Adoption,
         announced: Announced,

@@ -5,12 +5,12 @@ Inputs are method calls, each with the time; each returns the effects to be carr
 `tick` several times a second, hands in every membership message, the DHT's answers and broken
 links, and says when this peer's own state changes.
 
-The parts, each knowing only those before it: `view` (who is here), `adoption` (which plan holds),
-`election` (whose turn it is to plan), `trust` (whom to believe), `announced` (what was announced,
-by content), `talk` (what is said to whom),
-`duty` (what a planner does), `office` (when it does it), `attendance` (who comes and goes),
-`exclusion` (who is cut off), `following` (which plans come in). This module builds them, hands each
-message to the part it is for, and gives each tick to all.
+The parts, each knowing only those before it: `roster` (who is here), `view` (who comes to be here),
+`adoption` (which plan holds), `election` (whose turn it is to plan), `trust` (whom to believe),
+`announced` (what was announced, by content), `talk` (what is said to whom), `duty` (what a planner
+does), `office` (when it does it), `attendance` (who comes and goes), `exclusion` (who is cut off),
+`following` (which plans come in). This module builds them, hands each message to the part it is
+for, and gives each tick to all.
 
 Always: nothing here waits or raises for a peer's bad input; nothing is sent or stored except
 through an effect.

@@ -18,9 +18,9 @@ from helix_p2p.membership.duty import PlannerDuty
 from helix_p2p.membership.election import LEASE_KIND, Election, Step, Surroundings
 from helix_p2p.membership.outbox import Outbox
 from helix_p2p.membership.own import MemberConfig
+from helix_p2p.membership.roster import Roster
 from helix_p2p.membership.talk import Talk
 from helix_p2p.membership.timing import Now
-from helix_p2p.membership.view import MembershipView
 from helix_p2p.planning.plan import Placement, SignedPlan
 from helix_p2p.types import PeerId
 
@@ -46,7 +46,7 @@ class Office:
     def __init__(
         self,
         config: MemberConfig,
-        view: MembershipView,
+        view: Roster,
         adoption: Adoption,
         election: Election,
         duty: PlannerDuty,

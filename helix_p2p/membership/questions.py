@@ -11,8 +11,8 @@ it is mentioned after a while.
 from collections import OrderedDict
 from collections.abc import Iterable
 
+from helix_p2p.membership.roster import Roster
 from helix_p2p.membership.timing import MembershipTiming
-from helix_p2p.membership.view import MembershipView
 
 WORDS_PER_QUESTION = 32
 WORDS_KEPT = 8192
@@ -31,7 +31,7 @@ class Questions:
         self._known: OrderedDict[bytes, None] = OrderedDict()
 
     def worth(
-        self, words: Iterable[bytes], view: MembershipView, ours: bytes, now_s: float
+        self, words: Iterable[bytes], view: Roster, ours: bytes, now_s: float
     ) -> tuple[bytes, ...]:
         """Those of the mentioned words to ask for now; they count as asked."""
         asked: list[bytes] = []

@@ -8,18 +8,16 @@ Where nobody vouches, on the internet, a rising sequence proves a key and no pee
 only told of there is room for so many (`crowd`), they are called until they answer, and who does
 not answer is given up.
 
-This is where records come in and are judged; `liveness` keeps who of the members is well, and
-`outsiders` who is not a member yet, or not any more.
+This is where records come in and are judged, and members are lost; `roster` answers what is asked
+of them, and `outsiders` keeps who is not a member yet, or not any more.
 
 Always: a member's announcement never gets older, by (incarnation, sequence); freshness is measured
 on this reader's monotonic clock; nobody is a member and an outsider at once.
 """
 
-from bisect import bisect_left, insort
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from statistics import median
 
 from helix_p2p.cluster.announcement import (
     PROTOCOL_VERSION,
@@ -35,15 +33,12 @@ from helix_p2p.membership.credentials import Role
 from helix_p2p.membership.crowd import Crowd, is_public
 from helix_p2p.membership.detector import Condition, Detector, Verdict
 from helix_p2p.membership.entry import MemberEntry
-from helix_p2p.membership.liveness import Liveness, stretch_of
 from helix_p2p.membership.outsiders import Outsiders
-from helix_p2p.membership.plannable import PLANNABLE, of_usable_age, weighty_change
+from helix_p2p.membership.plannable import PLANNABLE, weighty_change
+from helix_p2p.membership.roster import Roster
 from helix_p2p.membership.timing import MembershipTiming, Now
-from helix_p2p.planning.plan import Reference
-from helix_p2p.types import LayerRange, PeerId
+from helix_p2p.types import PeerId
 
-OFFSET_KEPT_S = 1.0
-OFFSET_STRETCH_MEMBERS = 16
 YOUNG_S = 45.0
 """A record is signed anew every 30 s; who died since is found out by those who watch it."""
 UNHEARD_TRIES = 3
@@ -79,7 +74,7 @@ class Learned:
     lasting: bool = True
 
 
-class MembershipView:
+class MembershipView(Roster):
     """The swarm as this peer sees it, without this peer itself.
 
     Args:
@@ -109,79 +104,17 @@ class MembershipView:
         *,
         limited: bool = False,
     ) -> None:
+        super().__init__(manifest_hash, timing)
         self._me = me
         self._swarm = swarm
-        self._manifest_hash = manifest_hash
         self._admit = admit
-        self._timing = timing
         self._most_members = most_members
         self._many = many
-        self._words: dict[bytes, PeerId] = {}
-        self._unix_s: float | None = None
-        self._members: dict[PeerId, MemberEntry] = {}
-        self._ring: list[PeerId] = []
-        self._ring_version = 0
-        self._liveness = Liveness()
         self._crowd = Crowd(limited=limited)
         self._limited = limited
         self._unheard: dict[PeerId, int] = {}
         """Members that were only told of, with how often they were called."""
         self._outsiders = Outsiders(timing, most_members, limited=limited)
-        self._offset_s: float | None = None
-        self._offset_until_s = 0.0
-        self._now_s = 0.0
-
-    def __len__(self) -> int:
-        return len(self._members)
-
-    def __contains__(self, peer: object) -> bool:
-        return peer in self._members
-
-    def __iter__(self) -> Iterator[MemberEntry]:
-        return iter(self._members.values())
-
-    @property
-    def ring(self) -> Sequence[PeerId]:
-        """All members, ascending by id."""
-        return self._ring
-
-    @property
-    def ring_version(self) -> int:
-        """Rises whenever `ring` changes."""
-        return self._ring_version
-
-    @property
-    def calm(self) -> bool:
-        """Whether every member is well as far as is known."""
-        return self._liveness.calm
-
-    def get(self, peer: PeerId) -> MemberEntry | None:
-        """What is known of a member."""
-        return self._members.get(peer)
-
-    def peer_of(self, word: bytes) -> PeerId | None:
-        """Whose word this is; None when it is not known (any more)."""
-        return self._words.get(word)
-
-    def words_of(self, peers: Iterable[PeerId], to: PeerId) -> tuple[bytes, ...]:
-        """The words of those of the peers that are members, for one of them to hear."""
-        members = self._members
-        return tuple([members[p].word for p in peers if p in members and p != to])
-
-    def records_of(self, references: Iterable[Reference]) -> dict[bytes, Signed]:
-        """By content, the records of those members who say just that."""
-        members = self._members
-        found: dict[bytes, Signed] = {}
-        for reference in references:
-            entry = members.get(reference.peer)
-            if entry is not None and entry.content == reference.content:
-                found[reference.content] = entry.record
-        return found
-
-    def unknown(self, words: Iterable[bytes]) -> list[bytes]:
-        """Those of the words that are no member's."""
-        known = self._words
-        return [word for word in words if word not in known]
 
     def contacts_to_ping(self, now: Now, most: int) -> list[PeerId]:
         """Peers of whom only a record is known; a ping shows whether they live.
@@ -303,9 +236,7 @@ class MembershipView:
         if word == entry.word:
             news = News.REFRESHED if said.state is old.state else News.CHANGED
             return Learned(news, said, lasting=False)
-        self._words.pop(entry.word, None)
-        entry.word = word
-        self._words[word] = entry.peer
+        self._says(entry, word)
         if said.incarnation != old.incarnation:
             entry.joined_s = now.s
         self._liveness.note(entry)
@@ -339,16 +270,12 @@ class MembershipView:
             raise RecordRejected(f"more than {self._most_members} members are not kept")
         self._outsiders.joined(peer)
         detector = Detector(self._timing, now.s)
-        insort(self._ring, peer)
-        self._ring_version += 1
         content, word = content_of(record, self._swarm), word_of(record, self._swarm)
         entry = MemberEntry(peer, record, said, roles, detector, now.s, now.s, content, word)
-        self._words[word] = peer
-        self._members[peer] = entry
+        self._enter(entry)
         self._crowd.add(peer, said.addresses, heard=direct)
         if not direct and self._limited and self._crowd.public:
             self._unheard[peer] = 0
-        self._liveness.note(entry)
         return Learned(News.JOINED, said, weighty=True)
 
     def _check_crowd(self, peer: PeerId, said: Announcement) -> None:
@@ -446,14 +373,9 @@ class MembershipView:
             self._bury(peer, entry.announcement, now.s, heard_only=heard_only)
 
     def _bury(self, peer: PeerId, said: Announcement, now_s: float, *, heard_only: bool) -> None:
-        entry = self._members.pop(peer, None)
-        if entry is not None:
-            self._words.pop(entry.word, None)
-            del self._ring[bisect_left(self._ring, peer)]
-            self._ring_version += 1
+        if self._strike(peer):
             self._crowd.drop(peer)
             self._unheard.pop(peer, None)
-            self._liveness.drop(peer)
         self._outsiders.bury(peer, said, now_s, heard_only=heard_only)
 
     def forgive(self, slept_s: float) -> None:
@@ -464,54 +386,3 @@ class MembershipView:
     def expire(self, now: Now) -> None:
         """Forget those who are gone for long; their records can no longer be anywhere."""
         self._outsiders.expire(now.s)
-
-    # ── asking ──────────────────────────────────────────────────────────────────────────────────
-
-    def serving(self) -> dict[PeerId, LayerRange]:
-        """Which layers are loaded where, at members that are not under suspicion."""
-        return dict(self._liveness.serving)
-
-    def serving_of(self, peer: PeerId) -> LayerRange | None:
-        """What `serving` says of one member."""
-        return self._liveness.serving.get(peer)
-
-    @property
-    def serving_version(self) -> int:
-        """Rises whenever `serving` gives something else."""
-        return self._liveness.version
-
-    def candidates(self) -> list[PeerId]:
-        """Members that may plan: willing, admitted as planners, well and with a right clock."""
-        offset_s = self.clock_offset_s() or 0.0
-        return [
-            entry.peer
-            for entry in self
-            if entry.announcement.may_plan
-            and Role.PLANNER in entry.roles
-            and entry.announcement.state in PLANNABLE
-            and entry.detector.condition is Condition.ALIVE
-            and (entry.skew_s is None or abs(entry.skew_s - offset_s) <= self._timing.skew_s)
-        ]
-
-    def clock_offset_s(self) -> float | None:
-        """Median of the others' clocks minus ours; None with fewer than two to compare with."""
-        if self._now_s >= self._offset_until_s or self._offset_s is None:
-            seen = [entry.skew_s for entry in self if entry.skew_s is not None]
-            self._offset_s = median(seen) if len(seen) >= 2 else None
-            self._offset_until_s = self._now_s + OFFSET_KEPT_S * stretch_of(
-                len(self), OFFSET_STRETCH_MEMBERS
-            )
-        return self._offset_s
-
-    def plannable(self, but: Collection[PeerId] = frozenset()) -> list[MemberEntry]:
-        """Members that may be given layers, `but` for these."""
-        return [
-            entry
-            for peer, entry in self._members.items()
-            if peer not in but
-            and entry.announcement.speed is not None
-            and entry.announcement.state in PLANNABLE
-            and entry.detector.present
-            and entry.announcement.manifest_hash == self._manifest_hash
-            and (self._unix_s is None or of_usable_age(entry.announcement, self._unix_s))
-        ]
