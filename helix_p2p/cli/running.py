@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from helix_p2p.cli.errors import EXIT_INTERRUPTED
+from helix_p2p.net.event_loop import new_event_loop
 
 T = TypeVar("T")
 
@@ -65,7 +66,7 @@ def run_service(service: Callable[[StopRequest], Awaitable[None]]) -> None:
     Raises:
         KeyboardInterrupt: It was asked to stop twice, or before it had begun.
     """
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         try:
             runner.run(_serve(service))
         except asyncio.CancelledError as error:
@@ -99,12 +100,3 @@ async def _serve(service: Callable[[StopRequest], Awaitable[None]]) -> None:
     finally:
         for number in heeded:
             loop.remove_signal_handler(number)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory

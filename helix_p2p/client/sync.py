@@ -23,6 +23,7 @@ from helix_p2p.client.stream import TextStream
 from helix_p2p.client.swarm import CONNECT_S, Swarm
 from helix_p2p.errors import Cancelled
 from helix_p2p.identity import Identity
+from helix_p2p.net.event_loop import new_event_loop
 from helix_p2p.net.transport import Transport
 from helix_p2p.session.messages import TokenTrace
 
@@ -36,7 +37,7 @@ class _LoopThread:
     """An event loop in a thread."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = new_event_loop()
         self._thread = threading.Thread(target=self._main, name="helix-client", daemon=True)
         self._thread.start()
 

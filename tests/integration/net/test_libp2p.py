@@ -15,6 +15,7 @@ import pytest
 from helix_p2p.errors import ConfigError, PeerLost, PeerUnreachable
 from helix_p2p.identity import Identity
 from helix_p2p.net import libp2p
+from helix_p2p.net.daemon_start import DAEMON_SLACK_S
 from helix_p2p.net.libp2p import Libp2pTransport
 from helix_p2p.net.transport import Stream
 
@@ -55,6 +56,19 @@ async def test_streams_are_authenticated_and_carry_large_buffers() -> None:
         with pytest.raises(PeerLost):
             await stream.write(b"x")
         await stream.close()
+
+
+def timer_slack_ns(process: int | str) -> int:
+    return int(Path(f"/proc/{process}/timerslack_ns").read_text())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of Linux")
+async def test_daemon_sleeps_through_its_own_short_timers_and_we_do_not() -> None:
+    ours_ns = timer_slack_ns("self")
+    async with transport(ANN) as ann:
+        assert timer_slack_ns(ann.daemon_pid) == DAEMON_SLACK_S * 1e9
+        assert timer_slack_ns("self") == ours_ns
+    assert ours_ns < DAEMON_SLACK_S * 1e9
 
 
 def within(folder: Path) -> list[Path]:
