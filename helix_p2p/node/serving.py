@@ -449,9 +449,9 @@ class Serving:
         else:
             self.counters.prefill_tokens += sum(row.count for row in step.rows)
         self._outputs.keep(step, result)
-        self.tape.keep(step, result, self._clock())
         tokens = result.tokens or (None,) * len(step.rows)
         self._do(self._stage.on_step_done(tokens, took_s))
+        self.tape.keep(step, result, self._clock())  # after what others wait for
 
     def _cache_failed(self, session: SessionId, error: BaseException) -> None:
         """The device may have less room than the engine thought; it knows better now."""
