@@ -1,10 +1,10 @@
 """What this machine lends: a device, its memory, an engine for the model, and how fast that is.
 
-The planner counts memory in the model's own dtype, so that all peers mean the same by a layer's
-bytes; a peer that holds the model in other numbers announces as much memory as it is worth (half as
-much in float32 where the model is in bfloat16, nearly four times as much in nf4). Always: what is
-announced was measured on this device with this model's shapes; whatever range the planner finds to
-fit into the announced memory fits into the real one.
+A peer announces its memory as it is, and beside it what the model weighs there, where that is not
+what its own dtype says (docs/adr/0011).
+
+Always: what is announced was measured on this device with this model's shapes; whatever range the
+planner finds to fit into the announced memory fits into the real one.
 """
 
 import json
@@ -37,7 +37,8 @@ class Loan:
     Attributes:
         engine: Nothing loaded yet.
         hardware: The device.
-        held_in: `f32`, `bf16`, `f16`, or that with `int8` or `nf4` weights, for people.
+        held_in: `f32`, `bf16` or `f16`, and `int8` or `nf4` behind it where the weights are; for
+            people, and for those who check what is computed (`routing.recheck`).
         spec: The model's sizes in its own dtype, the same on every peer.
         held: Its sizes on this device; None where they are the same.
         memory_bytes: For weights and KV cache.
@@ -110,10 +111,10 @@ def choose_device(config: PeerConfig) -> tuple[Hardware, EngineConfig]:
 
 
 def held_in(config: EngineConfig) -> str:
-    """`bf16`, or `bf16 with int8 weights`."""
+    """`bf16`, or `bf16 int8`: each word is one that checks know."""
     if config.quantisation is Quantisation.NONE:
         return config.dtype
-    return f"{config.dtype} with {config.quantisation} weights"
+    return f"{config.dtype} {config.quantisation}"
 
 
 def swarm_spec(folder: Path, manifest: Manifest) -> ModelSpec:

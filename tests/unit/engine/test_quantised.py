@@ -19,6 +19,7 @@ from helix_p2p.engine.wireformat import DTYPES
 from helix_p2p.errors import ConfigError, ModelError
 from helix_p2p.node.config import PeerConfig
 from helix_p2p.node.lending import choose_device, held_in, lend
+from helix_p2p.routing.recheck import TOLERANCE, tolerance
 from helix_p2p.types import LayerRange, PeerId
 from tests.unit.engine.tiny import LAYERS, Chain, make_model, manifest_of, row, session
 
@@ -147,6 +148,16 @@ def test_nf4_without_bitsandbytes_is_refused_before_anything_is_loaded(
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
     with pytest.raises(ConfigError, match=r"helix-p2p\[nf4\]"):
         check_computable("cpu", torch.float32, Quantisation.NF4)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+@pytest.mark.parametrize("how", list(Quantisation))
+def test_checks_know_what_a_peer_says_its_weights_are_held_in(
+    dtype: str, how: Quantisation
+) -> None:
+    words = [dtype, *([] if how is Quantisation.NONE else [str(how)])]
+    said = held_in(EngineConfig(1, "cpu", dtype, how))
+    assert tolerance([said]) == max(TOLERANCE[word] for word in words)
 
 
 def test_what_the_device_cannot_compute_is_refused_before_serving(
