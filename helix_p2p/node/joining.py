@@ -65,6 +65,19 @@ def usable_invite(text: str, now_unix_s: float) -> Invite:
     return invite
 
 
+def belong(
+    bootstrap: tuple[str, ...], invite: Invite | None, identity: Identity, manifest_hash: str
+) -> Belonging:
+    """Join the swarm of an invite, or without one the open swarm of the model.
+
+    Raises:
+        ModelError, ConfigError: As the two below.
+    """
+    if invite is not None:
+        return belong_by_invite(invite, identity, manifest_hash)
+    return belong_to_open_swarm(bootstrap, manifest_hash)
+
+
 def belong_by_invite(
     invite: Invite, identity: Identity, manifest_hash: str, extra: tuple[str, ...] = ()
 ) -> Belonging:

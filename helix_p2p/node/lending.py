@@ -26,6 +26,7 @@ from helix_p2p.engine.torch_engine import EngineConfig, TorchEngine
 from helix_p2p.engine.wireformat import DTYPES
 from helix_p2p.errors import ConfigError
 from helix_p2p.node.config import PeerConfig
+from helix_p2p.node.events import NodeEvent
 
 _SHORT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
@@ -84,6 +85,22 @@ def lend(
         memory_bytes=engine_config.memory_bytes,
         speed=speed,
     )
+
+
+def measured_event(loan: Loan) -> NodeEvent:
+    """What this machine lends, for people."""
+    decode_s = loan.speed.decode_s(1)
+    text = (
+        f"{loan.hardware.name}, {loan.memory_bytes / 1e9:.1f} GB in {loan.held_in}, "
+        f"{decode_s * 1e3:.2f} ms per layer and token"
+    )
+    data = {
+        "device": loan.hardware.name,
+        "dtype": loan.held_in,
+        "memory_bytes": loan.memory_bytes,
+        "decode_s_per_layer": decode_s,
+    }
+    return NodeEvent("measured", text, data)
 
 
 def choose_device(config: PeerConfig) -> tuple[Hardware, EngineConfig]:

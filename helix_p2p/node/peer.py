@@ -14,11 +14,9 @@ import gc
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from random import SystemRandom
 
-from helix_p2p.cluster.announcement import PaceMeasurement, PeerState
-from helix_p2p.cluster.manifest import Manifest
+from helix_p2p.cluster.announcement import PeerState
 from helix_p2p.engine.hub import FoundModel, find_model
 from helix_p2p.errors import ConfigError, HelixError, ModelError
 from helix_p2p.identity import Identity
@@ -33,17 +31,10 @@ from helix_p2p.node.clients import ClientService
 from helix_p2p.node.compute import ComputeThread
 from helix_p2p.node.config import PeerConfig
 from helix_p2p.node.events import NodeEvent, OnEvent, ignore
-from helix_p2p.node.joining import (
-    Belonging,
-    belong_by_invite,
-    belong_to_open_swarm,
-    usable_invite,
-)
-from helix_p2p.node.lending import Loan, lend
+from helix_p2p.node.joining import Belonging, belong, usable_invite
+from helix_p2p.node.lending import Loan, lend, measured_event
 from helix_p2p.node.loading import Held, LayerLoader
-from helix_p2p.node.measuring import WayMeter, Ways
 from helix_p2p.node.narrator import Narrator
-from helix_p2p.node.pacing import PaceMeter
 from helix_p2p.node.presence import Place, Presence, presence, reaching
 from helix_p2p.node.rechecking import Outcome, Rechecker, TraceService
 from helix_p2p.node.serving import Serving
@@ -51,11 +42,11 @@ from helix_p2p.node.shared_files import read_shared_files
 from helix_p2p.node.state import StateDir
 from helix_p2p.node.status import NodeStatus, plan_status
 from helix_p2p.node.swarm_view import has_role, hosts_of, member_statuses, what_is_missing
-from helix_p2p.node.worth import worth_event
+from helix_p2p.node.witnessing import Witness
+from helix_p2p.node.worth import tell_worth
 from helix_p2p.planning.validate import PlanRules, validate
 from helix_p2p.routing.recheck import Rechecks, Verdict
 from helix_p2p.types import LayerRange, PeerId
-from helix_p2p.wire.framing import Buffer
 from helix_p2p.wire.registry import Message
 
 log = logging.getLogger(__name__)
@@ -65,9 +56,6 @@ LEFT_OUT_S = 30.0
 """A plan whose planner did not know this peer comes from the other side of a partition. After the
 merge one plan for both sides took 20 s (six peers, one of them cut off alone for 15 s); until then
 this peer serves what it has."""
-MEASURE_FIRST_S = 2.0
-MEASURE_NEW_S = 20.0
-MEASURE_S = 120.0
 
 
 class PeerNode:
@@ -86,8 +74,7 @@ class PeerNode:
         self._draining = False
         self._counted = asyncio.Event()
         self._own = OwnState(memory_bytes=loan.memory_bytes, speed=loan.speed, held=loan.held)
-        self._ways = Ways(uplink_bytes_per_s=config.uplink_bytes_per_s)
-        self._paces: tuple[PaceMeasurement, ...] = ()
+        self._witness: Witness | None = None
         self._here: Presence | None = None
         self._links: LinkPool | None = None
         self._serving: Serving | None = None
@@ -114,13 +101,14 @@ class PeerNode:
         with StateDir(config.state_dir) as state:
             identity = state.identity()
             invite = usable_invite(config.invite, time.time()) if config.invite else None
-            model = await asyncio.to_thread(_find, config, invite)
+            model = await asyncio.to_thread(_model_to_serve, config.model, invite)
             manifest = await asyncio.to_thread(model.manifest)
-            belonging = _belong(config, invite, identity, manifest)
+            manifest_hash = manifest.manifest_hash
+            belonging = belong(config.network.bootstrap, invite, identity, manifest_hash)
             async with reaching(identity, belonging, config.network, state) as transport:
                 on_event(NodeEvent("measuring", "finding the device and measuring its speed"))
                 loan = await asyncio.to_thread(lend, config, model.folder, manifest, model.refetch)
-                on_event(_measured(loan))
+                on_event(measured_event(loan))
                 await asyncio.to_thread(_set_garbage_aside)
                 node = cls(config, belonging, loan, on_event)
                 place = node._place(identity, state, read_shared_files(model.folder, manifest))
@@ -252,11 +240,14 @@ class PeerNode:
         )
         self._links = links
         self._here = here
+        self._witness = witness = Witness(
+            here, self.loan.spec, self.config.uplink_bytes_per_s, self._on_found
+        )
         here.control.checks = TraceService(self._serving, time.monotonic).answer
         self._rechecks = Rechecks(here.member.peer_id, SystemRandom())
         checker = Rechecker(
             self._serving,
-            _Asking(here),
+            here,
             self._rechecks,
             self._holders,
             time.monotonic,
@@ -270,10 +261,10 @@ class PeerNode:
             tasks.start(self._loader.run())
             tasks.start(self._tick())
             tasks.start(self._compute.watch())
-            tasks.start(self._measure_links())
+            tasks.start(witness.measure_ways())
+            tasks.start(witness.time_paces())
             tasks.start(checker.run())
-            tasks.start(self._pace_meter(here).run(self._on_paces))
-            tasks.start(self._tell_worth(here))
+            tasks.start(tell_worth(here.member, self._counted, self._on_event))
             yield
 
     async def _tick(self) -> None:
@@ -282,44 +273,11 @@ class PeerNode:
             self.serving.oldest_epoch = self._oldest_epoch()
             self.serving.tick()
 
-    async def _measure_links(self) -> None:
-        """Round trips and bandwidth to a few peers, soon after the start and then now and then."""
-        meter = WayMeter(self.here)
-        pause_s, next_s = MEASURE_FIRST_S, 0.0
-        while True:
-            await asyncio.sleep(pause_s)
-            newcomers, now_s = meter.newcomers(), time.monotonic()
-            if now_s < next_s and not newcomers:
-                continue
-            ways = await meter.round(newcomers if now_s < next_s else None)
-            if not ways.links:
-                continue
-            if now_s >= next_s:
-                pause_s, next_s = MEASURE_NEW_S, now_s + MEASURE_S
-            limit = self.config.uplink_bytes_per_s
-            self._ways = replace(ways, uplink_bytes_per_s=limit or ways.uplink_bytes_per_s)
-            self._set_own(self._own.state, self._own.serving)
-
-    async def _tell_worth(self, here: Presence) -> None:
-        """Once a plan counts on this peer: what the swarm gains by it."""
-        await self._counted.wait()
-        snapshot = here.member.snapshot()
-        assert snapshot is not None, "a peer has a model"
-        event = await asyncio.to_thread(worth_event, snapshot, here.member.peer_id)
-        if event is not None:
-            self._on_event(event)
-
-    def _pace_meter(self, here: Presence) -> PaceMeter:
-        spec = self.serving.spec
-        said = here.member.announcements
-        return PaceMeter(here.member.peer_id, _Asking(here), said, spec.layers, spec.d_model)
-
-    def _on_paces(self, paces: tuple[PaceMeasurement, ...]) -> None:
-        """What others need for some layers was timed."""
-        self._paces = paces
-        self._set_own(self._own.state, self._own.serving)
-
     # ── what happens ─────────────────────────────────────────────────────────────────────────
+
+    def _on_found(self) -> None:
+        """There is more to say of others."""
+        self._set_own(self._own.state, self._own.serving)
 
     def _on_held(self, held: Held) -> None:
         """The loader says what is served now."""
@@ -420,17 +378,19 @@ class PeerNode:
         )
 
     def _set_own(self, state: PeerState, layers: LayerRange | None) -> None:
+        assert self._witness is not None
+        ways = self._witness.ways
         self._own = OwnState(
             state=state,
             memory_bytes=self.loan.memory_bytes,
             speed=self.loan.speed,
             serving=layers,
             addresses=tuple(self.here.transport.addresses),
-            links=self._ways.links,
-            uplink_bytes_per_s=self._ways.uplink_bytes_per_s,
-            downlink_bytes_per_s=self._ways.downlink_bytes_per_s,
+            links=ways.links,
+            uplink_bytes_per_s=ways.uplink_bytes_per_s,
+            downlink_bytes_per_s=ways.downlink_bytes_per_s,
             held=self.loan.held,
-            paces=self._paces,
+            paces=self._witness.paces,
         )
         self.here.driver.set_own(self._own)
 
@@ -455,57 +415,22 @@ def _set_garbage_aside() -> None:
     gc.freeze()
 
 
-class _Asking:
-    """Questions to peers where they say they are."""
+def _model_to_serve(asked_for: str | None, invite: Invite | None) -> FoundModel:
+    """The model that is asked for, or that the invite names; fetched where it is not here.
 
-    def __init__(self, here: Presence) -> None:
-        self._here = here
-
-    async def ask(
-        self, peer: PeerId, message: Message, payload: Buffer = b"", *, timeout_s: float = 10.0
-    ) -> tuple[Message, bytearray]:
-        """See `rechecking.Asking`."""
-        at = tuple(self._here.addresses_of(peer))
-        return await self._here.requests.ask(
-            peer, message, payload, timeout_s=timeout_s, addresses=at
-        )
-
-
-def _find(config: PeerConfig, invite: Invite | None) -> FoundModel:
-    """The model that is asked for, or that the invite names."""
-    named = config.model or (invite.model_name if invite else None)
+    Raises:
+        ConfigError: None is named.
+        ModelError: It is not to be had.
+    """
+    named = asked_for or (invite.model_name if invite else None)
     if named is None:
         raise ConfigError("no model is named", hint="give its folder or org/name with --model")
     try:
         return find_model(named)
     except ModelError as error:
-        if config.model is None and "/" not in named:  # a folder's name, which leads nowhere here
+        if asked_for is None and "/" not in named:  # a folder's name, which leads nowhere here
             raise ModelError(
                 f"the swarm serves the folder {named}, which others cannot fetch",
                 hint="name your own copy of it with --model",
             ) from error
         raise
-
-
-def _belong(
-    config: PeerConfig, invite: Invite | None, identity: Identity, manifest: Manifest
-) -> Belonging:
-    if invite is not None:
-        return belong_by_invite(invite, identity, manifest.manifest_hash)
-    return belong_to_open_swarm(config.network.bootstrap, manifest.manifest_hash)
-
-
-def _measured(loan: Loan) -> NodeEvent:
-    """What this machine lends, for people."""
-    decode_s = loan.speed.decode_s(1)
-    text = (
-        f"{loan.hardware.name}, {loan.memory_bytes / 1e9:.1f} GB in {loan.held_in}, "
-        f"{decode_s * 1e3:.2f} ms per layer and token"
-    )
-    data = {
-        "device": loan.hardware.name,
-        "dtype": loan.held_in,
-        "memory_bytes": loan.memory_bytes,
-        "decode_s_per_layer": decode_s,
-    }
-    return NodeEvent("measured", text, data)

@@ -38,7 +38,7 @@ from helix_p2p.node.membership import MembershipDriver, now
 from helix_p2p.node.state import StateDir
 from helix_p2p.node.status import NodeStatus, encode_status
 from helix_p2p.types import PeerId
-from helix_p2p.wire.framing import MESSAGE_LIMIT_BYTES
+from helix_p2p.wire.framing import MESSAGE_LIMIT_BYTES, Buffer
 from helix_p2p.wire.registry import Message
 
 log = logging.getLogger(__name__)
@@ -126,6 +126,13 @@ class Presence:
         """Queue a membership message; a failure comes back as `on_unreachable`."""
         self._last_sent_s[peer] = time.monotonic()
         self.links.send(peer, message, urgent=urgent)
+
+    async def ask(
+        self, peer: PeerId, message: Message, payload: Buffer = b"", *, timeout_s: float = 10.0
+    ) -> tuple[Message, bytearray]:
+        """Put a question to a peer where it says it is; see `Requests.ask`."""
+        at = tuple(self.addresses_of(peer))
+        return await self.requests.ask(peer, message, payload, timeout_s=timeout_s, addresses=at)
 
     async def introduce(self) -> None:
         """Ask those we may have come in by who else is here: one of them may lie, or say nothing.

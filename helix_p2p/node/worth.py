@@ -4,10 +4,29 @@ Always: the figure is the proven bound with the machine less the bound without i
 whom a plan of that moment would count on; nothing is said of a machine that is alone.
 """
 
+import asyncio
+
 from helix_p2p.cluster.snapshot import Snapshot
-from helix_p2p.node.events import NodeEvent
+from helix_p2p.membership.member import Member
+from helix_p2p.node.events import NodeEvent, OnEvent
 from helix_p2p.planning.joining import value_at_join
 from helix_p2p.types import PeerId
+
+
+async def tell_worth(member: Member, counted: asyncio.Event, on_event: OnEvent) -> None:
+    """Say it once a plan counts on this peer.
+
+    Args:
+        member: This peer, with a model.
+        counted: Set when a plan does.
+        on_event: Where to say it.
+    """
+    await counted.wait()
+    snapshot = member.snapshot()
+    assert snapshot is not None, "a peer has a model"
+    event = await asyncio.to_thread(worth_event, snapshot, member.peer_id)
+    if event is not None:
+        on_event(event)
 
 
 def worth_event(snapshot: Snapshot, me: PeerId) -> NodeEvent | None:
