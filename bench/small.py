@@ -15,8 +15,8 @@ from helix_p2p.planning.coverage import Layout
 from helix_p2p.planning.flow import link_mtokens_per_s
 from helix_p2p.planning.plan import Placement, Plan, SignedPlan
 from helix_p2p.planning.signed import open_plan, sign_plan
-from helix_p2p.planning.validate import EPOCHS_PER_SLOT, PlanRules, slot_of
-from helix_p2p.types import Epoch
+from helix_p2p.planning.validate import PlanRules, slot_of
+from helix_p2p.types import EPOCHS_PER_SLOT, Epoch
 
 SWARM = "bench"
 NOW_UNIX_S = 1_700_000_000.0

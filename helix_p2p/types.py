@@ -17,6 +17,13 @@ peer for each pipeline, that pipeline's name on its stages."""
 Epoch = NewType("Epoch", int)
 """A plan's version; see docs/adr/0004."""
 
+SLOT_S = 30
+"""Length of an epoch slot on the wall clock; like the next two, part of the protocol."""
+EPOCHS_PER_SLOT = 64
+"""Room for a burst of plans within one slot."""
+SLOTS_AHEAD = 2
+"""How far ahead of the local slot an epoch may be; twice this is the clock skew we live with."""
+
 SESSION_ID_BYTES = 16
 
 MOST_TOKENS = 131_072

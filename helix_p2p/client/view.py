@@ -24,6 +24,7 @@ from helix_p2p.client.model_files import Check, NobodyHasIt
 from helix_p2p.cluster.announcement import Announcement, open_announcement
 from helix_p2p.errors import HelixError, ProtocolError
 from helix_p2p.identity import Signed
+from helix_p2p.membership.adoption import highest_epoch_at
 from helix_p2p.membership.credentials import Role, verify_credentials
 from helix_p2p.membership.messages import (
     FileReply,
@@ -50,10 +51,6 @@ HEAD_START_S = 1.0
 FILE_S = 60.0
 """A tokenizer of 35 MB over a home uplink of 1 MB/s takes 35 s."""
 KNOWN_LIMIT = 256
-SLOT_S = 30.0
-EPOCHS_PER_SLOT = 64
-SLOTS_AHEAD = 3
-"""Epochs beyond this are from no honest clock; see docs/adr on plans."""
 
 T = TypeVar("T")
 
@@ -278,7 +275,7 @@ class SwarmView:
         except ProtocolError as error:
             log.warning("a plan is not believed: %s", error)
             return None
-        newest = (int(time.time() / SLOT_S) + SLOTS_AHEAD) * EPOCHS_PER_SLOT
+        newest = highest_epoch_at(time.time())
         model = self._name.manifest_hash
         if plan.plan.epoch > newest or (model is not None and plan.plan.manifest_hash != model):
             log.warning("a plan of epoch %s is not believed", plan.plan.epoch)

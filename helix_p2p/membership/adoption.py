@@ -17,16 +17,10 @@ from helix_p2p import codec
 from helix_p2p.errors import PlanRejected, ProtocolError, SignatureError
 from helix_p2p.identity import Signed
 from helix_p2p.membership.messages import PushProof
-from helix_p2p.membership.timing import (
-    EPOCHS_PER_SLOT,
-    SLOT_S,
-    SLOTS_AHEAD,
-    MembershipTiming,
-    Now,
-)
+from helix_p2p.membership.timing import MembershipTiming, Now
 from helix_p2p.planning.plan import Plan, Reference, SignedPlan
 from helix_p2p.planning.signed import hash_of_plan, open_plan
-from helix_p2p.types import Epoch, PeerId
+from helix_p2p.types import EPOCHS_PER_SLOT, SLOT_S, SLOTS_AHEAD, Epoch, PeerId
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")

@@ -10,9 +10,8 @@ Always: one alarm for each member that is left out, until a plan names it again.
 from helix_p2p.membership.effects import PlanOmits
 from helix_p2p.membership.liveness import stretch_of
 from helix_p2p.membership.roster import Roster
-from helix_p2p.membership.timing import SLOT_S
 from helix_p2p.planning.plan import SignedPlan
-from helix_p2p.types import PeerId
+from helix_p2p.types import SLOT_S, PeerId
 
 OMITTED_AFTER_S = 2 * SLOT_S
 LOOK_EVERY_S = 2.0

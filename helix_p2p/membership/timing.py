@@ -1,17 +1,11 @@
 """Every duration of membership in one frozen value, so that tests and demos can scale them all.
 
 The defaults are those of docs/adr/0004; `scaled` keeps their proportions, on which the protocol's
-promises rest: a lease outlives several beats, a rank's step outlives a round of gossip.
+promises rest: a lease outlives several beats, a rank's step outlives a round of gossip. The slots
+of epochs are part of the protocol and not among them (`types`).
 """
 
 from dataclasses import dataclass, fields, replace
-
-SLOT_S = 30
-"""Length of an epoch slot on the wall clock; part of the protocol, therefore not scalable."""
-EPOCHS_PER_SLOT = 64
-"""Room for a burst of plans within one slot."""
-SLOTS_AHEAD = 2
-"""How far ahead of the local slot an epoch may be; twice this is the clock skew we live with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,7 @@ class Presence:
                     await asyncio.to_thread(self._place.state.remember_peers, addresses)
 
     def _on_message(self, peer: PeerId, message: Message, _payload: bytearray) -> None:
-        self.driver.on_message(peer, message)  # type: ignore[arg-type]  # it refuses what it does not know
+        self.driver.on_message(peer, message)  # type: ignore[arg-type]  # it passes over what it does not know
 
     def _on_lost(self, peer: PeerId, error: HelixError) -> None:
         self._last_sent_s.pop(peer, None)

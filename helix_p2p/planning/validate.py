@@ -32,11 +32,8 @@ from helix_p2p.planning.estimate import estimate
 from helix_p2p.planning.floor import floor_of
 from helix_p2p.planning.flow import link_mtokens_per_s, route_flow
 from helix_p2p.planning.plan import PLAN_KIND, EdgeFlow, Plan, Reference, SignedPlan
-from helix_p2p.types import LayerRange, PeerId
+from helix_p2p.types import EPOCHS_PER_SLOT, SLOT_S, SLOTS_AHEAD, LayerRange, PeerId
 
-SLOT_S = 30
-EPOCHS_PER_SLOT = 64
-SLOTS_AHEAD = 2
 HASH_BYTES = 32
 WORD_CHARACTERS = 64
 BOUND_PROOFS = frozenset({"prices", "sweep", "highs"})

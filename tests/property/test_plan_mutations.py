@@ -28,8 +28,8 @@ from helix_p2p.planning.packing import encode_plan
 from helix_p2p.planning.plan import PLAN_KIND, PLAN_LIMIT_BYTES, Plan, Reference, SignedPlan
 from helix_p2p.planning.planner import PlanOptions, plan
 from helix_p2p.planning.signed import open_plan
-from helix_p2p.planning.validate import EPOCHS_PER_SLOT, TOLERANCE, PlanRules, slot_of, validate
-from helix_p2p.types import Epoch
+from helix_p2p.planning.validate import TOLERANCE, PlanRules, slot_of, validate
+from helix_p2p.types import EPOCHS_PER_SLOT, Epoch
 from tests.unit.planning.swarms import (
     NOW_UNIX_S,
     SWARM,

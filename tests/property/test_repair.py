@@ -17,8 +17,8 @@ from helix_p2p.planning.planner import PlanOptions, plan
 from helix_p2p.planning.repair import repair
 from helix_p2p.planning.replan import migration, repair_flows
 from helix_p2p.planning.signed import open_plan, sign_plan
-from helix_p2p.planning.validate import EPOCHS_PER_SLOT, PlanRules, slot_of, validate
-from helix_p2p.types import Epoch
+from helix_p2p.planning.validate import PlanRules, slot_of, validate
+from helix_p2p.types import EPOCHS_PER_SLOT, Epoch
 from tests.unit.planning.swarms import (
     NOW_UNIX_S,
     SWARM,

@@ -7,7 +7,7 @@ from helix_p2p.cluster.announcement import Announcement, PeerState
 from helix_p2p.identity import Identity
 from helix_p2p.membership import effects as fx
 from helix_p2p.membership import messages as m
-from helix_p2p.membership.timing import SLOT_S
+from helix_p2p.types import SLOT_S
 from tests.simulation.cabal import Cabal
 from tests.simulation.membership_lab import MODEL, SPEED, START_UNIX_S, SWARM
 from tests.simulation.storm import Storm, Weather

@@ -16,8 +16,9 @@ from helix_p2p.membership.adoption import (
     next_epoch,
     slot_of,
 )
-from helix_p2p.membership.timing import SLOT_S, MembershipTiming, Now
+from helix_p2p.membership.timing import MembershipTiming, Now
 from helix_p2p.planning.plan import PLAN_KIND, SignedPlan
+from helix_p2p.types import SLOT_S
 
 from .makers import EPOCH, SWARM, UNIX_S, at, check_plan, identity, peer, plan
 
