@@ -6,16 +6,12 @@ is ever given more than it has room for.
 """
 
 import time
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from helix_p2p.session.messages import Delivered, Refused
 from helix_p2p.sim.helix.replay import HelixRun, replay
-from helix_p2p.sim.helix.setup import HelixSetup, published_setup
-from helix_p2p.sim.native.swarm import ServingRules, ServingSwarm
+from helix_p2p.sim.helix.setup import published_setup
+from helix_p2p.sim.native.swarm import ServingSwarm
 from helix_p2p.sim.native.workload import Workload
-from helix_p2p.types import PeerId
 
 CASE = "single24/70b/ilp"
 ROWS = {
@@ -64,19 +60,6 @@ class Overload:
         )
 
 
-class _Listening(ServingSwarm):
-    """Counts what entry peers refuse, by error; their clients ask again."""
-
-    def __init__(self, setup: HelixSetup, rules: ServingRules | None, seed: int) -> None:
-        super().__init__(setup, rules, seed)
-        self.refusals: Counter[str] = Counter()
-
-    def answer(self, source: PeerId, messages: Sequence[Delivered | Refused]) -> None:
-        """A peer says something to clients."""
-        self.refusals.update(m.failure.code for m in messages if isinstance(m, Refused))
-        super().answer(source, messages)
-
-
 def overload(name: str) -> Overload:
     """Run a row.
 
@@ -97,7 +80,7 @@ def overload(name: str) -> Overload:
         refused = figures.refused
         errors, failed = "queue full", 0  # a replay that fails stops with an exception
     else:
-        swarm = _Listening(published_setup(CASE), None, run.seed)
+        swarm = ServingSwarm(published_setup(CASE), None, run.seed)
         work = Workload(swarm, run)
         work.start()
         swarm.time.run(run.duration_s)

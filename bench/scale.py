@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench import compiled
 from helix_p2p.sim.helix.replay import HelixRun
 from helix_p2p.sim.living import LivingSwarm
 from helix_p2p.sim.native.workload import Workload
@@ -216,8 +217,9 @@ def _when() -> str:
         check=False,
         cwd=ROWS.parent,
     ).stdout.strip()
+    core = "compiled" if compiled.in_use() else "interpreted"
     return (
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, at {commit or 'no commit'}, "
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, at {commit or 'no commit'}, {core}, "
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
         f"load average {os.getloadavg()[0]:.1f}"
     )

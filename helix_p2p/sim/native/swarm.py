@@ -8,6 +8,7 @@ Always: deterministic for a seed; a peer that is down hears and says nothing; a 
 exceeds its stage; a token that reaches a client is checked against the only right one.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -90,6 +91,8 @@ class ServingSwarm:
         }
         links |= {(b, a): link for (a, b), link in links.items() if (b, a) not in links}
         self.network = Network(self.time, links, _typical(links, self.rules), Random(seed))
+        self.refusals: Counter[str] = Counter()
+        """What clients were told that got no answer, by error; they ask again."""
         self._names = Random(f"names {seed}")
         self.peers: dict[PeerId, SimPeer] = {}
         self.activation_bytes = setup.activation_bytes
@@ -266,8 +269,10 @@ class ServingSwarm:
                 continue
             if type(message) is Delivered and message.finished is None:
                 tokens.append((at_s, message))
-            else:
-                self.time.at(at_s, self._end, source, message)
+                continue
+            if type(message) is Refused:
+                self.refusals[message.failure.code] += 1
+            self.time.at(at_s, self._end, source, message)
         if tokens:
             self.time.at(tokens[0][0], self._tell, source, tokens)
 
