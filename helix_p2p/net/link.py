@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from helix_p2p.errors import Cancelled, ConfigError, HelixError, PeerLost, ProtocolError, from_wire
 from helix_p2p.membership.messages import ErrorReply, Heartbeat
 from helix_p2p.net.channel import Channel
+from helix_p2p.net.event_loop import next_tick
 from helix_p2p.net.outbox import Outbox
 from helix_p2p.net.transport import Buffer, size_bytes
 from helix_p2p.types import PeerId
@@ -150,7 +151,7 @@ async def keep_alive(
     tick_s = heartbeat_s / TICKS_PER_HEARTBEAT
     watch, last_s, ticks = Watch(channel.remote), clock(), 0
     while not watch.over:
-        await asyncio.sleep(tick_s)
+        await next_tick(tick_s)
         now_s = clock()
         awake_s, last_s = min(now_s - last_s, 2 * tick_s), now_s
         if not owed():

@@ -24,6 +24,7 @@ from helix_p2p.errors import (
 )
 from helix_p2p.membership.messages import ErrorReply, Heartbeat
 from helix_p2p.net.channel import Membership, accept_channel, open_channel
+from helix_p2p.net.event_loop import next_tick
 from helix_p2p.net.link import (
     TICKS_PER_HEARTBEAT,
     Incoming,
@@ -278,7 +279,7 @@ class LinkPool:
         last_s = clock()
         number = 0
         while True:
-            await asyncio.sleep(tick_s)
+            await next_tick(tick_s)
             now_s = clock()
             awake_s, last_s = min(now_s - last_s, 2 * tick_s), now_s
             number += 1

@@ -31,6 +31,7 @@ from helix_p2p.membership.own import OwnState
 from helix_p2p.membership.records import RECORD_LIMIT_BYTES
 from helix_p2p.membership.timing import Now
 from helix_p2p.net.dht import Directory
+from helix_p2p.net.event_loop import next_tick
 from helix_p2p.node.state import HighWaterMark, StateDir
 from helix_p2p.planning.plan import Placement
 from helix_p2p.planning.planner import PlanOptions
@@ -39,7 +40,7 @@ from helix_p2p.types import PeerId
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.2
+TICK_S = 0.25
 PLAN_DEADLINE_S = 1.0
 PLAN_DEADLINE_MOST_S = 10.0
 PLAN_DEADLINE_S_PER_PEER = 0.05
@@ -112,7 +113,7 @@ class MembershipDriver:
         """Tick until cancelled."""
         while True:
             self._do(self.member.tick(now()))
-            await asyncio.sleep(TICK_S)
+            await next_tick(TICK_S)
 
     async def close(self) -> None:
         """Stop what runs beside the loop."""

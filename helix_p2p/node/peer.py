@@ -25,6 +25,7 @@ from helix_p2p.membership.adoption import HighWater
 from helix_p2p.membership.credentials import Role
 from helix_p2p.membership.invite import Invite
 from helix_p2p.membership.own import MemberConfig, OwnState
+from helix_p2p.net.event_loop import next_tick
 from helix_p2p.net.links import LinkPool
 from helix_p2p.node.background import background
 from helix_p2p.node.clients import ClientService
@@ -51,7 +52,7 @@ from helix_p2p.wire.registry import Message
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.1
+TICK_S = 0.125
 LEFT_OUT_S = 30.0
 """A plan whose planner did not know this peer comes from the other side of a partition. After the
 merge one plan for both sides took 20 s (six peers, one of them cut off alone for 15 s); until then
@@ -269,7 +270,7 @@ class PeerNode:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(TICK_S)
+            await next_tick(TICK_S)
             self.serving.oldest_epoch = self._oldest_epoch()
             self.serving.tick()
 

@@ -6,7 +6,6 @@ Always: one case at a time, beside serving, within the machine's budget; whoever
 proves nothing; what another peer sends is checked like any activations.
 """
 
-import asyncio
 import contextlib
 import logging
 import secrets
@@ -18,6 +17,7 @@ import torch
 
 from helix_p2p.engine import wireformat
 from helix_p2p.errors import Busy, HelixError, InvalidRequest, NotServing, PoisonedActivation
+from helix_p2p.net.event_loop import next_tick
 from helix_p2p.net.transport import Buffer
 from helix_p2p.node.serving import Serving
 from helix_p2p.node.tape import KeptRows
@@ -40,7 +40,7 @@ from helix_p2p.wire.registry import Message
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.2
+LOOK_S = 0.25
 ANSWER_S = 15.0
 RERUN_POSITIONS = 256
 RERUNS_AT_ONCE = 1
@@ -178,7 +178,7 @@ class Rechecker:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await next_tick(LOOK_S)
             while self._serving.entry.served:
                 await self.check(self._serving.entry.served.popleft())
 

@@ -234,7 +234,7 @@ class Serving:
         self._do(self._entry.see(serving, hosts, epoch, self._clock(), draining=draining))
 
     def tick(self) -> None:
-        """Look at deadlines; call it ten times a second."""
+        """Look at deadlines; call it several times a second."""
         now_s = self._clock()
         self.tape.tick(now_s)
         for peer in self._pressure.drained(self._links.queued_bytes):

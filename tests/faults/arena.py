@@ -145,13 +145,17 @@ class Answer:
         return self.pipelines[-1] if self.pipelines else ()
 
     def added_delay_s(self, broken_s: float) -> float | None:
-        """The gap over `broken_s`, less what usually lies between two tokens."""
+        """The longest gap from `broken_s` on, less what usually lies between two tokens.
+
+        The first gap need not be it: what was under way at that moment still arrives.
+        """
         before = [at_s for at_s in self.moments_s if at_s <= broken_s]
         after = [at_s for at_s in self.moments_s if at_s > broken_s]
         if len(before) < 2 or not after:
             return None
         usual_s = statistics.median(b - a for a, b in itertools.pairwise(before))
-        return max(0.0, after[0] - max(before[-1], broken_s) - usual_s)
+        longest_s = max(b - a for a, b in itertools.pairwise([broken_s, *after]))
+        return max(0.0, longest_s - usual_s)
 
 
 def ask(swarm: Swarm, prompt: str, tokens: int, **options: Any) -> tuple[Answer, TextStream]:
