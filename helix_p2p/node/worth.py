@@ -5,12 +5,15 @@ whom a plan of that moment would count on; nothing is said of a machine that is 
 """
 
 import asyncio
+import logging
 
 from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.membership.member import Member
 from helix_p2p.node.events import NodeEvent, OnEvent
 from helix_p2p.planning.joining import value_at_join
 from helix_p2p.types import PeerId
+
+log = logging.getLogger(__name__)
 
 
 async def tell_worth(member: Member, counted: asyncio.Event, on_event: OnEvent) -> None:
@@ -24,7 +27,11 @@ async def tell_worth(member: Member, counted: asyncio.Event, on_event: OnEvent) 
     await counted.wait()
     snapshot = member.snapshot()
     assert snapshot is not None, "a peer has a model"
-    event = await asyncio.to_thread(worth_event, snapshot, member.peer_id)
+    try:
+        event = await asyncio.to_thread(worth_event, snapshot, member.peer_id)
+    except Exception:
+        log.exception("what this machine adds could not be worked out")  # it serves all the same
+        return
     if event is not None:
         on_event(event)
 
