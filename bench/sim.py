@@ -86,7 +86,7 @@ def _targets(rows: str, *, docs: bool) -> None:
 
     chosen = [case for case in CASES if rows in case.name]
     if not chosen:
-        raise click.ClickException(f"no case holds {rows!r}")
+        raise click.UsageError(f"no case holds {rows!r}")
     for case in chosen:
         lines: list[str] = []
 
