@@ -41,10 +41,11 @@ OPTIMISE = "-O1"
 QUIET = ("-w", "-fwrapv", "-DNDEBUG", "-fPIC")
 
 MODULES = """
-membership: announced attendance audit crowd detector disputes drafting duty effects election entry
-  exclusion following gaps gossip inquiry liveness member office outbox outsiders own plannable
-  pulls questions records replanning roster talk timing trust view voice
-planning: links validate
+.: codec identity types
+membership: adoption announced attendance audit crowd detector disputes drafting duty effects
+  election entry exclusion following gaps gossip inquiry liveness member messages office outbox
+  outsiders own plannable pulls questions records replanning roster talk timing trust view voice
+planning: links plan signed validate
 routing: blame iwrr masks recheck route shares slowness standing
 session: backpressure client client_values entry entry_choice familiar generation line open_sessions
   pace pipelines prefill_window prefixes reuse stage stage_frames steps window
@@ -71,7 +72,7 @@ def sources() -> list[str]:
         if word.endswith(":"):
             folder = word.removesuffix(":")
         else:
-            found.append(f"helix_p2p/{folder}/{word}.py")
+            found.append((Path("helix_p2p") / folder / f"{word}.py").as_posix())
     return found
 
 

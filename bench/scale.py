@@ -36,7 +36,7 @@ ASK_WITHIN = 0.8
 """Requests begin in the first four fifths of the time, so that the last ones can end."""
 PINGS = ("Ping", "Pong", "Beat", "PeerGone")
 PLANS = ("PushPlan", "PlanReply", "GetPlan")
-GC_THRESHOLD = 100_000
+GC_THRESHOLD = 1_000_000
 """Millions of small objects live for the whole run; looking at them all the time takes a third."""
 
 

@@ -43,8 +43,8 @@ class Gossip:
         self._rng = rng
         self._everyone_up_to = everyone_up_to
         self._fan_out = fan_out
-        self._rumours: OrderedDict[PeerId, int] = OrderedDict()
-        self._gone: OrderedDict[bytes, int] = OrderedDict()
+        self._rumours: dict[PeerId, int] = {}  # both are read newest first, with every message
+        self._gone: dict[bytes, int] = {}
         self._sent_s: OrderedDict[int, tuple[PeerId, float]] = OrderedDict()
         self._number = rng.getrandbits(32)
 
@@ -72,7 +72,7 @@ class Gossip:
         """The member whose word this was is lost: pass it on with the next messages."""
         self._gone[word] = _tellings(members)
         while len(self._gone) > GONE_KEPT:
-            self._gone.popitem(last=False)
+            del self._gone[next(iter(self._gone))]
 
     def gone(self, most: int = GONE_PER_MESSAGE) -> tuple[bytes, ...]:
         """The last words of lost members to put into a message; the newest first."""
@@ -101,7 +101,7 @@ class Gossip:
         small = members <= self._everyone_up_to
         self._rumours[peer] = 3 * _rounds(members) if small else _tellings(members)
         while len(self._rumours) > RUMOURS_KEPT:
-            self._rumours.popitem(last=False)
+            del self._rumours[next(iter(self._rumours))]
 
     def is_large(self, members: Sequence[PeerId]) -> bool:
         """Whether not everyone is pinged, so that news is told by its word alone."""

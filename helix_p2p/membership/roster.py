@@ -79,8 +79,8 @@ class Roster:
 
     def words_of(self, peers: Iterable[PeerId], to: PeerId) -> tuple[bytes, ...]:
         """The words of those of the peers that are members, for one of them to hear."""
-        members = self._members
-        return tuple([members[p].word for p in peers if p in members and p != to])
+        entries = [self._members.get(peer) for peer in peers if peer != to]
+        return tuple([entry.word for entry in entries if entry is not None])
 
     def records_of(self, references: Iterable[Reference]) -> dict[bytes, Signed]:
         """By content, the records of those members who say just that."""
