@@ -7,13 +7,12 @@ begins alike and ends otherwise, as the next turn of a chat or the next question
 """
 
 import argparse
-import asyncio
 import statistics
 import sys
 from pathlib import Path
 
 from bench.report import Line, Report
-from bench.served import prompts, served, small_model
+from bench.served import prompts, run, served, small_model
 from bench.stall import MEMORY_MB, feed
 from helix_p2p import Swarm
 
@@ -63,7 +62,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     report = Report(f"prompts of {options.prompt} tokens, new and with a known beginning")
-    asyncio.run(reuse(options.prompt, options.prompts, report))
+    run(reuse(options.prompt, options.prompts, report))
     sys.exit(report.finish(options.json))
 
 

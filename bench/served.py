@@ -4,21 +4,24 @@ Always: peers, daemons, bootstrap node and the client's daemon are separate proc
 loopback, started as users start them (`tests/e2e/lab.py`) and gone at the end.
 """
 
-import asyncio
 import contextlib
 import random
-import signal
+import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from helix_p2p.cli.errors import EXIT_INTERRUPTED
+from helix_p2p.cli.running import run_once
 from helix_p2p.engine.smollm2 import cache_folder, fetch_smollm2
 from tests.e2e.lab import Lab, lab
+
+T = TypeVar("T")
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -70,13 +73,18 @@ def prompts(count: int, vocabulary: int, tokens: int) -> list[list[int]]:
     return [[rng.randrange(10, vocabulary) for _ in range(tokens)] for _ in range(count)]
 
 
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a benchmark on the loop that commands run on; a signal ends it and what it started."""
+    try:
+        return run_once(work)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; what was started has ended\n")
+        sys.exit(EXIT_INTERRUPTED)
+
+
 @contextlib.asynccontextmanager
 async def served(folder: Path, memory_mb: Sequence[int]) -> AsyncIterator[Lab]:
     """A bootstrap node and one serving peer, `p0` and on, for each entry of `memory_mb`."""
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):  # or peers and folder would stay
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with tempfile.TemporaryDirectory(prefix="helix-bench-") as work:
         async with lab(Path(work), folder) as made:
             await made.bootstrap()

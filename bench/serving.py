@@ -32,9 +32,8 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from bench.served import cpu_s, family, prompts, served, small_model
+from bench.served import cpu_s, family, prompts, run, served, small_model
 from helix_p2p import Swarm
-from helix_p2p.cli.running import run_once
 from helix_p2p.client.tracing import TraceSummary, lines, summarise
 from helix_p2p.engine.smollm2 import fetch_smollm2
 from tests.e2e.lab import Lab
@@ -264,7 +263,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name, make in (("small", small_model), ("smollm2", fetch_smollm2)):
         if options.model in (name, "both"):
-            rows += run_once(compare(name, make(), concurrencies, options))  # as commands do
+            rows += run(compare(name, make(), concurrencies, options))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
     if options.write:

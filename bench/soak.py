@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 
 from bench.report import Line, Report
-from bench.served import cpu_s, family, served, tiny_model
+from bench.served import cpu_s, family, run, served, tiny_model
 from helix_p2p import Swarm
 from helix_p2p.cli.control import ask_status
 from helix_p2p.client.results import Options
@@ -302,7 +302,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     report = Report(f"{options.minutes:g} minutes of mixed load on three peers")
-    asyncio.run(soak(options.minutes, options.requests_per_s, report, options.samples))
+    run(soak(options.minutes, options.requests_per_s, report, options.samples))
     sys.exit(report.finish(options.json))
 
 

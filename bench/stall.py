@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from bench.report import Line, Report
-from bench.served import prompts, served, small_model
+from bench.served import prompts, run, served, small_model
 from helix_p2p import Swarm
 
 MEMORY_MB = (190, 190, 190)
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     report = Report(f"{options.clients} running answers and prompts of {options.prompt} tokens")
-    asyncio.run(stall(options.clients, options.prompt, options.prompts, report))
+    run(stall(options.clients, options.prompt, options.prompts, report))
     sys.exit(report.finish(options.json))
 
 
