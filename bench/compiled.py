@@ -52,8 +52,9 @@ session: backpressure client client_values entry entry_choice familiar generatio
 sim: clock directory living network
 sim/native: peer swarm workload
 """
-"""What runs millions of times. Not among them: modules whose dataclasses are read from bytes
-(compiled classes forget the types of their fields), msgspec's structs, and generic dataclasses."""
+"""What runs millions of times. Not among them: modules with dataclasses that are read from bytes
+and hold other dataclasses (compiled classes forget the types of their fields; simulated peers are
+handed messages, not frames), msgspec's structs, and generic dataclasses."""
 
 
 class NotCompiled(click.ClickException):

@@ -282,6 +282,8 @@ counts the peers that hold the plan that most hold at that moment: who came back
 asks for it. `./scripts/bench sim --scale --docs --peers N --seconds S --clients C` measures a row,
 which ends early, with the virtual seconds reached, when its CPU minutes are spent
 (`--cpu-minutes`, 10). CPU seconds depend on who shares the machine; bytes and messages do not.
+With `--compiled` the same core runs as machine code
+([ADR 27](adr/0027-the-core-compiled-for-simulations.md)); below, each row says which it was.
 
 Goals: an hour of 1,000 peers with requests, and 10,000 peers with membership and planning alone,
 each in ten minutes of one core.""".splitlines()

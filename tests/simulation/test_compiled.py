@@ -13,6 +13,7 @@ from bench import compiled
 ROOT = Path(__file__).parents[2]
 RUNS = """
 from bench import compiled
+from bench.storm import one
 from helix_p2p.sim.helix.replay import HelixRun
 from helix_p2p.sim.helix.setup import published_setup
 from helix_p2p.sim.native.swarm import ServingSwarm
@@ -34,6 +35,10 @@ for swarm, run in (
     figures = work.figures()
     assert figures.finished > 0 and figures.events > 10_000
     print(swarm.time.trace_hash(), figures.events, figures.finished, sum(figures.decode_s))
+lives = [one(seed, 24) for seed in range(6)]
+assert any(life.weather.hostile for life in lives)
+for life in lives:
+    print(life.seen, life.broken, life.virtual_s)
 """
 
 
