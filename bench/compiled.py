@@ -20,6 +20,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 BUILDS = ROOT / ".cache" / "compiled"
-BUILDS_KEPT = 3
+UNUSED_KEPT_S = 24 * 3600.0
+"""A run reads from its build for as long as it lasts."""
 OPTIMISE = "-O1"
 """As quick as -O2 here, in two thirds of the time."""
 QUIET = ("-w", "-fwrapv", "-DNDEBUG", "-fPIC")
@@ -113,7 +115,7 @@ def build(jobs: int | None = None) -> Path:
         What to put first on Python's path.
 
     Raises:
-        NotCompiled: It failed, or there is no compiler.
+        NotCompiled: It failed, the sources changed meanwhile, or there is no compiler.
     """
     target = folder()
     if target.exists():
@@ -129,12 +131,19 @@ def build(jobs: int | None = None) -> Path:
         with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
             list(pool.map(_object, _units(extensions, work)))
             list(pool.map(lambda extension: _link(extension, made), extensions))
+        if folder() != target:
+            raise NotCompiled("the sources changed while they were compiled; start again")
         with contextlib.suppress(OSError):  # another process was as quick
             made.rename(target)
-    builds = sorted(BUILDS.glob("[0-9a-f]*"), key=lambda path: path.stat().st_mtime)
-    for old in builds[:-BUILDS_KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+    remove_unused(time.time())
     return target
+
+
+def remove_unused(now_s: float) -> None:
+    """Builds that no run began with for a day are removed."""
+    for old in BUILDS.glob("[0-9a-f]*"):
+        if now_s - old.stat().st_mtime > UNUSED_KEPT_S:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _generate(work: Path) -> "list[Extension]":

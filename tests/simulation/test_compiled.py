@@ -88,5 +88,15 @@ def test_every_file_of_the_package_is_part_of_a_builds_name(monkeypatch, tmp_pat
     assert compiled.folder() != before
 
 
+def test_builds_that_nobody_uses_go_after_a_day(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiled, "BUILDS", tmp_path)
+    (tmp_path / "0a").mkdir()
+    (tmp_path / "1b").mkdir()
+    now_s = (tmp_path / "1b").stat().st_mtime
+    os.utime(tmp_path / "0a", (now_s - 90_000.0, now_s - 90_000.0))
+    compiled.remove_unused(now_s)
+    assert [path.name for path in tmp_path.iterdir()] == ["1b"]
+
+
 def test_all_modules_that_are_compiled_exist():
     assert [path for path in compiled.sources() if not (ROOT / path).is_file()] == []
