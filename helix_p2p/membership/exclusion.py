@@ -3,9 +3,10 @@
 `trust` says who is believed; here that has its effect while everyone runs: the list of revocations
 is kept, passed on and written to the DHT, certificates are looked at again, and proofs go round.
 
-Always: whoever is cut off is sent the reason where there is one to send; a list, or a proof against
-one who is or was a member, is passed on once, when it is news here. A key that nobody met convicts
-itself for nothing, and each of us would tell all others.
+Always: whoever is cut off is sent the reason where there is one to send; a list or a proof is
+passed on once, when it is news here. Proofs against keys that we never met go out so many at once
+and then one in a while: who joined just now has met few, and the others must still hear of them
+through us; but made-up keys convict themselves for nothing.
 """
 
 from random import Random
@@ -28,6 +29,8 @@ from helix_p2p.types import PeerId
 RECHECK_S = 5.0
 """How often certificates are looked at again, for those that expire while their owner runs; in a
 large swarm less often."""
+STRANGERS_TOLD, STRANGER_S = 16, 10.0
+"""So many proofs against keys that we never met go out at once, and one more every so often."""
 REVOCATIONS_WRITERS = 6.0
 """So many members write the root's list into the DHT in a period, whatever the swarm's size."""
 
@@ -66,6 +69,8 @@ class Exclusion:
         self._out = out
         self._rng = rng
         self._recheck_due_s = self._republish_due_s = now.s
+        self._strangers_told = 0.0
+        self._told_s = now.s
         self.expelled = False
         """Whether this peer itself is out."""
 
@@ -97,7 +102,7 @@ class Exclusion:
         peer = self._trust.convict(proof, self._met)
         if peer is None:
             return
-        told = self._met(peer)
+        told = self._met(peer) or self._tells_of_strangers(now)
         self._out.put(fx.Banned(peer, proof))
         self._attendance.ban(peer, now)
         if told:
@@ -105,6 +110,15 @@ class Exclusion:
 
     def _met(self, peer: PeerId) -> bool:
         return peer in self._view or self._view.is_gone(peer)
+
+    def _tells_of_strangers(self, now: Now) -> bool:
+        """Whether one more may go out now; it counts if so."""
+        since_s, self._told_s = now.s - self._told_s, now.s
+        self._strangers_told = max(0.0, self._strangers_told - since_s / STRANGER_S)
+        if self._strangers_told > STRANGERS_TOLD - 1:
+            return False
+        self._strangers_told += 1
+        return True
 
     def why(self, peer: PeerId) -> m.PushProof | m.PushRevocations:
         """What convinces anyone that a banned peer is out."""

@@ -19,6 +19,7 @@ from helix_p2p.membership.credentials import (
     invite_id_of,
     swarm_id_of,
 )
+from helix_p2p.membership.exclusion import STRANGER_S, STRANGERS_TOLD
 from helix_p2p.membership.member import Member
 from helix_p2p.membership.outbox import Effects
 from helix_p2p.membership.own import MemberConfig, OwnState
@@ -509,22 +510,23 @@ def test_equivocating_planner_is_banned_and_everyone_is_told() -> None:
     assert sent(m.PushProof, later), "who spreads its plans is shown the proof"
 
 
-def test_made_up_key_that_convicts_itself_is_told_to_nobody_and_pushes_out_no_members_proof(
+def test_few_made_up_keys_that_convict_themselves_are_told_and_push_out_no_members_proof(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("helix_p2p.membership.trust.PROOFS_KEPT", 4)
     member = with_members(1, 2, 3)
 
-    def convict(number: int) -> tuple[fx.Effect, ...]:
+    def told(number: int, now_s: float) -> bool:
         proof = m.PushProof(plan(number, salt=0.0).record, plan(number, salt=1.0).record)
-        return member.on_message(peer(2), proof, at(1))
+        return bool(sent(m.PushProof, member.on_message(peer(2), proof, at(now_s))))
 
-    assert sent(m.PushProof, convict(1))
-    for stranger in range(100, 110):
-        assert not sent(m.PushProof, convict(stranger))
+    assert told(1, 1)
+    assert [told(100 + n, 1) for n in range(STRANGERS_TOLD + 8)].count(True) == STRANGERS_TOLD
+    assert told(99, 1 + STRANGER_S)  # a newcomer has met few of those who lie
+    assert not told(98, 1 + STRANGER_S)
     assert len(member.trust.proofs) == 4
     assert member.trust.banned(peer(1))
-    assert member.trust.banned(peer(109))
+    assert member.trust.banned(peer(98))
     assert not member.trust.banned(peer(100))
 
 
