@@ -25,6 +25,8 @@ LITTLE_ROOM = {40: "0-2", 4: "2-4", 5: "2-4", 42: "4-6", 43: "4-6"}
 """MB of five peers and their layers: one entry peer, and in the middle room for seven answers."""
 SLOW_BY = 10
 PERIOD_S = 0.2
+TWINS = (("p0", "p1"), ("p2", "p3"), ("p4", "p5"))
+"""Holders of the same layers, by their place in `TINY_TWICE`."""
 
 
 @contextlib.asynccontextmanager
@@ -50,7 +52,7 @@ async def slowed(lab: Lab, name: str) -> AsyncIterator[None]:
 
 
 async def grey(setting: Setting) -> Measured:
-    """Slow one holder of each stage in turn, and watch where requests go."""
+    """Slow the busier holder of each stage in turn, and watch where requests go."""
     watch_s = 40.0 if setting.quick else 90.0
     shares: list[float] = []
     ratios: list[float] = []
@@ -59,11 +61,12 @@ async def grey(setting: Setting) -> Measured:
         Swarm.connect(await lab.guest()) as swarm,
         Load(swarm, CLIENTS, TOKENS) as load,
     ):
-        for victim in ("p2",) if setting.quick else ("p0", "p2", "p4"):
-            peer = lab.peer_id(victim)
+        for twins in TWINS[1:2] if setting.quick else TWINS:
             mark = len(load.done)
             await load.some_more(40, 200)
             before = load.done[mark:]
+            victim = max(twins, key=lambda twin: _share(before, lab.peer_id(twin)))
+            peer = lab.peer_id(victim)
             async with slowed(lab, victim):
                 began_s = time.monotonic()
                 await asyncio.sleep(watch_s)
