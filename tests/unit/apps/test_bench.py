@@ -56,7 +56,7 @@ def test_bench_of_a_quantised_model_has_room_for_more(folder: Path) -> None:
     )
     assert small["layer_bytes"] < plain["layer_bytes"]
     assert small["holdings"][5]["kv_tokens"] > plain["holdings"][5]["kv_tokens"]
-    assert small["held_in"] == "f32 with int8 weights"
+    assert small["held_in"] == "f32 int8"
 
 
 def test_bench_on_a_device_that_is_not_there_says_so(folder: Path) -> None:
