@@ -9,6 +9,7 @@ import asyncio
 import random
 
 _PHASE = random.random()
+"""Or all processes of a machine would wake together."""
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
