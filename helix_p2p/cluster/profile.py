@@ -3,7 +3,8 @@
 A peer with k layers runs, in steady state, decode batches as large as the KV cache allows in the
 memory that the weights leave. T(k) is what it then serves (Helix, ASPLOS 2025, §4.2).
 
-Always: a profile is sorted by tokens, no time is shorter than a device can take, T(k) is empty from
+Always: a profile is sorted by tokens, no time is shorter than a device can take or longer than
+anybody waits, more tokens than were measured never take less time than these, T(k) is empty from
 the first k whose weights do not fit.
 """
 
@@ -21,6 +22,8 @@ TYPICAL_CONTEXT_TOKENS = 1000
 Azure conversation trace (2023) is 880."""
 FASTEST_S = 1e-9
 """No device runs a layer in less; who claims it is not to be asked how many times it lies."""
+SLOWEST_S = 1e9
+"""Nobody lends a device that takes thirty years for a layer; sums and products of it stay finite."""
 
 Points = Annotated[tuple[tuple[int, float], ...], at_most(64)]
 
@@ -41,19 +44,25 @@ class SpeedProfile:
 
     def __post_init__(self) -> None:
         for points in (self.prefill, self.decode):
-            if not points or any(n < 1 or not s >= FASTEST_S for n, s in points):
+            if not points or any(n < 1 or not FASTEST_S <= s <= SLOWEST_S for n, s in points):
                 raise ValueError(
-                    "a speed profile needs points, of a nanosecond and a token at least"
+                    "a speed profile needs points, of a token at least and 1e-9 to 1e9 seconds"
                 )
             if any(a[0] >= b[0] for a, b in pairwise(points)):
                 raise ValueError("a speed profile's points ascend")
+        if not 0 <= self.head_s <= SLOWEST_S:
+            raise ValueError("a speed profile's head takes 0 to 1e9 seconds")
 
     def slowed(self, factor: float) -> "SpeedProfile":
-        """All of it taking so many times longer."""
+        """All of it taking so many times longer, as far as that goes."""
+
+        def longer(seconds: float) -> float:
+            return min(factor * seconds, SLOWEST_S)
+
         return SpeedProfile(
-            tuple((tokens, factor * seconds) for tokens, seconds in self.prefill),
-            tuple((batch, factor * seconds) for batch, seconds in self.decode),
-            factor * self.head_s,
+            tuple((tokens, longer(seconds)) for tokens, seconds in self.prefill),
+            tuple((batch, longer(seconds)) for batch, seconds in self.decode),
+            longer(self.head_s),
         )
 
     def prefill_s(self, tokens: float) -> float:
@@ -104,12 +113,15 @@ class PeerProfile:
 def interpolate(points: tuple[tuple[int, float], ...], x: float) -> float:
     """Piecewise linear through `points`.
 
-    Below the first it is flat, beyond the last it goes on along the last segment.
+    Below the first it is flat; beyond the last it goes on along the last segment where that rises,
+    else it stays: measured times fall now and then, by chance, and are never negative.
     """
     if x <= points[0][0] or len(points) == 1:
         return points[0][1]
     index = min(bisect_left(points, (x, 0.0)), len(points) - 1)
     (x0, y0), (x1, y1) = points[index - 1], points[index]
+    if x > x1:
+        return y1 + max(0.0, y1 - y0) * (x - x1) / (x1 - x0)
     return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
 
 

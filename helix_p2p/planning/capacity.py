@@ -158,7 +158,7 @@ def _computed(model: ModelSpec, memory_bytes: int, speed: SpeedProfile, place: i
     batch = np.clip(free / session_bytes, 1.0, float(batches[-1]))
     step_s = lengths * np.interp(batch, batches, seconds)
     if place & LAST:
-        step_s = step_s + max(0.0, speed.head_s)
+        step_s = step_s + speed.head_s
     # As in throughput_curve: an eighth of a typical context is the least that can serve.
     rate: Floats = np.where(free >= session_bytes / 8, batch / step_s, 0.0)
     return rate

@@ -302,7 +302,7 @@ def _curve(
     # Beyond what was measured a batch is served as several full ones.
     step_s[beyond] = seconds[-1] * _BATCHES[beyond] / batches[-1]
     head_s = speed.head_s if layers.end == snapshot.model.layers else 0.0
-    return step_s, max(0.0, head_s), speed.prefill_s(PROMPT_TOKENS)
+    return step_s, head_s, speed.prefill_s(PROMPT_TOKENS)
 
 
 def _latency_s(snapshot: Snapshot, source: PeerId, target: PeerId) -> float:

@@ -94,11 +94,28 @@ def test_small_differences_and_nonsense_are_no_lie(slower: float) -> None:
     assert of_subject(told(dict.fromkeys(ITS_WITNESSES, slower))) == FULL_BELIEF
 
 
-@pytest.mark.parametrize("layer_s", [0.0, -1.0, 5e-324, 0.9e-9, float("nan")])
+@pytest.mark.parametrize("layer_s", [0.0, -1.0, 5e-324, 0.9e-9, 1.1e9, 1e308, float("nan")])
 def test_speed_that_no_device_has_is_no_claim(layer_s: float) -> None:
     for profile in ((((16, layer_s),), ((1, 1.0),)), (((16, 1.0),), ((1, layer_s),))):
-        with pytest.raises(ValueError, match="nanosecond"):
+        with pytest.raises(ValueError, match="1e-9 to 1e9 seconds"):
             SpeedProfile(*profile)
+
+
+@pytest.mark.parametrize("head_s", [-1.0, 1.1e9, float("inf"), float("nan")])
+def test_head_that_no_device_has_is_no_claim(head_s: float) -> None:
+    with pytest.raises(ValueError, match="head"):
+        SpeedProfile(((16, 1.0),), ((1, 1.0),), head_s)
+
+
+def test_who_is_slower_than_anybody_waits_is_taken_to_be_as_slow_as_that() -> None:
+    slowest = SpeedProfile(((16, 1.0),), ((1, 1.0),), 1.0).slowed(1e10)
+    assert slowest == SpeedProfile(((16, 1e9),), ((1, 1e9),), 1e9)
+
+
+def test_times_that_fell_as_they_were_measured_do_not_go_on_to_fall() -> None:
+    profile = SpeedProfile(((16, 2.0), (64, 1.0)), ((1, 3.0), (2, 2.0), (8, 3.0)))
+    assert [profile.prefill_s(tokens) for tokens in (40, 64, 763)] == [1.5, 1.0, 1.0]
+    assert profile.decode_s(14) == 4.0
 
 
 def test_nobody_is_believed_faster_than_it_says() -> None:
