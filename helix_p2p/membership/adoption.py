@@ -16,6 +16,7 @@ from typing import TypeVar
 from helix_p2p import codec
 from helix_p2p.errors import PlanRejected, ProtocolError, SignatureError
 from helix_p2p.identity import Signed
+from helix_p2p.membership.first_plans import FirstPlans
 from helix_p2p.membership.messages import PushProof
 from helix_p2p.membership.timing import MembershipTiming, Now
 from helix_p2p.planning.plan import Plan, Reference, SignedPlan
@@ -32,9 +33,7 @@ Validator = Callable[[SignedPlan, float], None]
 """`validate(plan, now_unix_s)` with the rules bound; raises `PlanRejected`."""
 
 REMEMBERED = 256
-"""Plans (hashes, epochs) that are remembered; a slot has room for 64."""
-REMEMBERED_LIMIT_BYTES = 32 * 1024 * 1024
-"""Of plans that are remembered whole, as the first half of a proof; a large swarm's is 100 kB."""
+"""Hashes of plans that are remembered; a slot has room for 64 epochs."""
 HIGH_WATER_LIMIT_BYTES = 1024
 
 
@@ -124,6 +123,7 @@ class Adoption:
         validate: The rules that every peer applies alike.
         timing: Grace and memory of refusals.
         high_water: From the disk; None for a peer that never adopted.
+        met: Whether a key is, or was, a member's; what others sign is forgotten first.
     """
 
     def __init__(
@@ -132,6 +132,8 @@ class Adoption:
         validate: Validator,
         timing: MembershipTiming,
         high_water: HighWater | None = None,
+        *,
+        met: Callable[[PeerId], bool],
     ) -> None:
         self._swarm = swarm
         self._validate = validate
@@ -144,8 +146,7 @@ class Adoption:
         self._overtaken_epoch = 0
         self._refused: OrderedDict[bytes, float] = OrderedDict()
         self._lower: OrderedDict[bytes, None] = OrderedDict()
-        self._by_key_and_epoch: OrderedDict[tuple[PeerId, int], Signed] = OrderedDict()
-        self._remembered_bytes = 0
+        self._first_plans = FirstPlans(met)
 
     @property
     def _adopted_epoch(self) -> int:
@@ -303,19 +304,9 @@ class Adoption:
             raise FutureEpoch("epoch", f"its epoch lies {ahead} slots ahead of this clock")
 
     def _check_equivocation(self, signed: SignedPlan) -> None:
-        key = (signed.plan.planner, int(signed.plan.epoch))
-        before = self._by_key_and_epoch.get(key)
-        if before is None:
-            self._by_key_and_epoch[key] = signed.record
-            self._remembered_bytes += len(signed.record.body)
-            while (
-                len(self._by_key_and_epoch) > REMEMBERED
-                or self._remembered_bytes > REMEMBERED_LIMIT_BYTES
-            ):
-                _, oldest = self._by_key_and_epoch.popitem(last=False)
-                self._remembered_bytes -= len(oldest.body)
-        elif before.body != signed.record.body:
-            raise Equivocation(PushProof(before, signed.record))
+        first = self._first_plans.other(signed.record, int(signed.plan.epoch))
+        if first is not None:
+            raise Equivocation(PushProof(first, signed.record))
 
 
 class FutureEpoch(PlanRejected):

@@ -99,17 +99,14 @@ class Exclusion:
             PlanRejected: It proves nothing.
             SignatureError, DecodeError: Its plans are none.
         """
-        peer = self._trust.convict(proof, self._met)
+        peer = self._trust.convict(proof, self._view.has_met)
         if peer is None:
             return
-        told = self._met(peer) or self._tells_of_strangers(now)
+        told = self._view.has_met(peer) or self._tells_of_strangers(now)
         self._out.put(fx.Banned(peer, proof))
         self._attendance.ban(peer, now)
         if told:
             self._out.tell(self._talk.targets(), proof)
-
-    def _met(self, peer: PeerId) -> bool:
-        return peer in self._view or self._view.is_gone(peer)
 
     def _tells_of_strangers(self, now: Now) -> bool:
         """Whether one more may go out now; it counts if so."""

@@ -92,7 +92,13 @@ class Member:
             limited=config.root_public_key is None,
         )
         self.view.locate(config.ways_in)
-        self.adoption = Adoption(config.swarm, self._validate, timing, config.high_water)
+        self.adoption = Adoption(
+            config.swarm,
+            self._validate,
+            timing,
+            config.high_water,
+            met=lambda peer: peer == me or self.view.has_met(peer),
+        )
         self.election = Election(me, timing, rng, now.s)
         self._voice = Voice(config, may_plan=self._may_plan, now=now)
         self._gossip = Gossip(me, rng, config.ping_everyone_up_to, config.fan_out)

@@ -307,6 +307,10 @@ class MembershipView(Roster):
             smooth = 1.0 if entry.rtt_s is None else 0.25
             entry.rtt_s = (entry.rtt_s or 0.0) * (1 - smooth) + rtt_s * smooth
 
+    def has_met(self, peer: PeerId) -> bool:
+        """Whether it is a member, or is known to have left or died."""
+        return peer in self or self.is_gone(peer)
+
     def is_gone(self, peer: PeerId) -> bool:
         """Whether a member is known to have left or died."""
         return self._outsiders.last_word(peer) is not None

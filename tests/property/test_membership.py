@@ -74,7 +74,7 @@ class AdoptionAgainstMax(RuleBasedStateMachine):
         super().__init__()
         self.now = Now(0.0, UNIX_S)
         self.disk: bytes | None = None
-        self.adoption = Adoption(SWARM, validate, TIMING)
+        self.adoption = Adoption(SWARM, validate, TIMING, met=lambda _: True)
         self.adopted: PlanOrder | None = None
         self.pending: list[bytes] = []
 
@@ -112,7 +112,7 @@ class AdoptionAgainstMax(RuleBasedStateMachine):
     @rule()
     def crash_and_restart(self) -> None:
         mark = HighWater.decode(self.disk) if self.disk else None
-        self.adoption = Adoption(SWARM, validate, TIMING, mark)
+        self.adoption = Adoption(SWARM, validate, TIMING, mark, met=lambda _: True)
         self.pending.clear()
 
     @invariant()
@@ -137,7 +137,7 @@ def test_peers_that_hear_the_same_honest_plans_in_any_order_hold_the_same(
     honest = {(p.plan.planner, p.plan.epoch): p for p in heard}
     held = set()
     for order in (list(honest.values()), list(reversed(honest.values()))):
-        adoption = Adoption(SWARM, validate, TIMING)
+        adoption = Adoption(SWARM, validate, TIMING, met=lambda _: True)
         for plan in order:
             with contextlib.suppress(PlanRejected):
                 if adoption.offer(plan.record, Now(0.0, UNIX_S))[0] is Offer.PERSIST:
@@ -152,7 +152,7 @@ def test_peers_that_hear_the_same_honest_plans_in_any_order_hold_the_same(
 def test_only_two_plans_of_one_key_and_epoch_are_a_proof(
     first: SignedPlan, second: SignedPlan
 ) -> None:
-    adoption = Adoption(SWARM, lambda *_: None, TIMING)
+    adoption = Adoption(SWARM, lambda *_: None, TIMING, met=lambda _: True)
     lied = False
     for plan in (first, second):
         try:
