@@ -606,6 +606,8 @@ def _read_answer(data: bytes) -> None:
 _KIB, _MIB = 1024, 1024 * 1024
 _OWN: dict[str, Any] = {"takes_s": 1.0, "memory_bytes": 64 * _MIB}
 """For files that a person chose: mistakes are expected in them, attacks are not."""
+DRAWN_S = 0.5
+"""For a table of a status on a terminal, whose rows are bounded; each takes half a millisecond."""
 
 
 def _all() -> list[Decoder]:
@@ -737,6 +739,7 @@ def _all() -> list[Decoder]:
             STATUS_LIMIT_BYTES,
             (HelixError,),
             mutate=mutate_json,
+            takes_s=DRAWN_S,
         ),
         Decoder(
             "safetensors",
