@@ -23,7 +23,7 @@ Azure conversation trace (2023) is 880."""
 FASTEST_S = 1e-9
 """No device runs a layer in less; who claims it is not to be asked how many times it lies."""
 SLOWEST_S = 1e9
-"""Nobody lends a device that takes thirty years for a layer; sums and products of it stay finite."""
+"""Nobody lends a device that takes thirty years for a layer; what is made of it stays finite."""
 
 Points = Annotated[tuple[tuple[int, float], ...], at_most(64)]
 
