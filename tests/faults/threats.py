@@ -15,8 +15,13 @@ class Threat:
 THREATS: tuple[Threat, ...] = (
     Threat(
         "malicious planner",
-        "every peer validates every plan",
-        ("tests/unit/planning/test_validate.py", "tests/unit/membership/test_adoption.py"),
+        "every peer validates every plan; two plans of one epoch convict their signer, and nobody "
+        "pushes the first out of memory",
+        (
+            "tests/unit/planning/test_validate.py",
+            "tests/unit/membership/test_adoption.py",
+            "tests/unit/membership/test_first_plans.py",
+        ),
     ),
     Threat(
         "split brain, stale planner",
