@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
-from tests.fuzz.decoders import Decoder
+from tests.fuzz.decoder import Decoder
 
 Edge = tuple[str, int, int]
 _VARIABLE = re.compile(r"[0-9.]+|'[^']*'|12D3\w+|[0-9a-f]{12,}")

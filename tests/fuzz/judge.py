@@ -9,7 +9,7 @@ import tracemalloc
 from dataclasses import dataclass
 from typing import Any
 
-from tests.fuzz.decoders import Decoder
+from tests.fuzz.decoder import Decoder
 
 MEMORY_FACTOR = 4
 LEAST_MEMORY_BYTES = 512 * 1024

@@ -20,7 +20,8 @@ from helix_p2p.identity import Signed
 from helix_p2p.session.messages import Generate
 from helix_p2p.wire.registry import NUMBER_OF_TYPE
 from tests.fuzz import corpus, seeds
-from tests.fuzz.decoders import Decoder, decoders
+from tests.fuzz.decoder import Decoder
+from tests.fuzz.decoders import decoders
 from tests.fuzz.judge import Judge
 from tests.fuzz.mutation import bombs, mutate_bytes
 from tests.fuzz.run import last_input
@@ -116,7 +117,7 @@ HANGS = """
 import sys
 from pathlib import Path
 from tests.fuzz import run
-from tests.fuzz.decoders import Decoder
+from tests.fuzz.decoder import Decoder
 from tests.fuzz.judge import Judge
 
 def read(data):
@@ -161,3 +162,9 @@ def test_the_same_chance_gives_the_same_input():
 def test_every_message_of_the_wire_has_a_seed():
     made = {type(value) for value in (*seeds.member_messages(), *seeds.session_messages())}
     assert made == set(NUMBER_OF_TYPE)
+
+
+@pytest.mark.parametrize("name", ["member", "open-member"])
+def test_valid_letters_come_to_a_member_as_messages(name: str) -> None:
+    decoder = decoders()[name]
+    assert all(decoder.prepare(seed) for seed in decoder.seeds())
