@@ -27,6 +27,7 @@ from helix_p2p.membership.invite import Invite
 from helix_p2p.membership.own import MemberConfig, OwnState
 from helix_p2p.net.event_loop import next_tick
 from helix_p2p.net.links import LinkPool
+from helix_p2p.node import heap
 from helix_p2p.node.background import background
 from helix_p2p.node.clients import ClientService
 from helix_p2p.node.compute import ComputeThread
@@ -262,6 +263,7 @@ class PeerNode:
             tasks.start(self._loader.run())
             tasks.start(self._tick())
             tasks.start(self._compute.watch())
+            tasks.start(heap.keep_small())
             tasks.start(witness.measure_ways())
             tasks.start(witness.time_paces())
             tasks.start(checker.run())
