@@ -44,8 +44,8 @@ QUIET = ("-w", "-fwrapv", "-DNDEBUG", "-fPIC")
 
 MODULES = """
 .: codec identity types
-membership: adoption announced attendance audit crowd detector disputes drafting duty effects
-  election entry exclusion following gaps gossip inquiry liveness member messages office outbox
+membership: adoption announced attendance audit crowd detector disputes drafting duty
+  election entry exclusion following gaps gossip inquiry liveness member office outbox
   outsiders own plannable pulls questions records replanning roster talk timing trust view voice
 planning: links plan signed validate
 routing: blame iwrr masks recheck route shares slowness standing

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import compiled
+from bench import compiled, pages
 from helix_p2p.sim.helix.replay import HelixRun
 from helix_p2p.sim.living import LivingSwarm
 from helix_p2p.sim.native.workload import Workload
@@ -32,6 +32,8 @@ PAGE = ROWS.with_suffix(".md")
 CHURN_SHARE, CHURN_S, AWAY_S = 0.2, 600.0, 60.0
 SETTLE_S = 60.0
 SLICE_S = 10.0
+GROWN_S = 2.0
+"""While a swarm boots, what it has allocated is put on large pages so often."""
 ASK_WITHIN = 0.8
 """Requests begin in the first four fifths of the time, so that the last ones can end."""
 PINGS = ("Ping", "Pong", "Beat", "PeerGone")
@@ -134,7 +136,9 @@ def grow(course: Course, watch: Callable[[Growth], None] | None = None) -> Growt
     began_s = time.process_time()
     hint = f"./scripts/bench sim --scale --peers {course.peers} --seconds {course.seconds:g}"
     swarm = volunteers(course.peers, course.seed, replay_hint=hint)
-    swarm.time.run(SETTLE_S)
+    while swarm.time.now_s < SETTLE_S:
+        swarm.time.run(min(swarm.time.now_s + GROWN_S, SETTLE_S))
+        pages.enlarge()
     before = _Before(swarm, time.process_time() - began_s)
     gc.freeze()
     end_s = SETTLE_S + course.seconds
@@ -151,6 +155,7 @@ def grow(course: Course, watch: Callable[[Growth], None] | None = None) -> Growt
         work.start()
     while True:
         swarm.time.run(min(swarm.time.now_s + SLICE_S, end_s))
+        pages.enlarge()
         spent_s = time.process_time() - began_s
         row = before.growth(course, swarm, work, spent_s)
         if watch is not None:

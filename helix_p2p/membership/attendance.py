@@ -17,13 +17,14 @@ from helix_p2p.membership import messages as m
 from helix_p2p.membership.detector import Verdict
 from helix_p2p.membership.disputes import Disputes
 from helix_p2p.membership.gossip import Gossip
+from helix_p2p.membership.learned import Learned, News
 from helix_p2p.membership.office import Office
 from helix_p2p.membership.outbox import Outbox
 from helix_p2p.membership.plannable import PLANNABLE
 from helix_p2p.membership.questions import Questions
 from helix_p2p.membership.talk import Talk
 from helix_p2p.membership.timing import Now
-from helix_p2p.membership.view import Learned, MembershipView, News
+from helix_p2p.membership.view import MembershipView
 from helix_p2p.types import PeerId
 
 FIRST_MEMBERS = 3
@@ -97,14 +98,14 @@ class Attendance:
         match learned.news:
             case News.JOINED:
                 self._out.put(fx.MemberJoined(owner, learned.announcement))
-                self._gossip.spread(owner, len(self._view))
+                self._spread(owner)
                 self._office.changed(now)
                 if len(self._view) <= FIRST_MEMBERS and self._view.contacts < ACQUAINTED:
                     self._out.send(owner, m.GetMembers())
             case News.CHANGED:
                 self._out.put(fx.MemberChanged(owner, learned.announcement))
                 if learned.lasting or not self._talk.among_many:
-                    self._gossip.spread(owner, len(self._view))
+                    self._spread(owner)
                 if learned.announcement.state not in PLANNABLE:
                     self._office.cannot_lead(owner, now)
                     if learned.weighty:
@@ -117,6 +118,11 @@ class Attendance:
                 self._office.newcomer_seen(now)
             case News.NOTHING | News.REFRESHED:
                 pass
+
+    def _spread(self, peer: PeerId) -> None:
+        entry = self._view.get(peer)
+        if entry is not None:
+            self._gossip.spread(entry, len(self._view))
 
     def heard(
         self, peer: PeerId, now: Now, *, unix_s: float = 0.0, rtt_s: float | None = None

@@ -11,6 +11,7 @@ from helix_p2p.membership.effects import PlanOmits
 from helix_p2p.membership.liveness import stretch_of
 from helix_p2p.membership.roster import Roster
 from helix_p2p.planning.plan import SignedPlan
+from helix_p2p.planning.signed import named_in
 from helix_p2p.types import SLOT_S, PeerId
 
 OMITTED_AFTER_S = 2 * SLOT_S
@@ -32,7 +33,7 @@ class Audit:
     def adopted(self, plan: SignedPlan, now_s: float) -> None:
         """A plan holds from now on."""
         self._plan, self._adopted_s = plan, now_s
-        self._named = frozenset(plan.plan.announced)
+        self._named = named_in(plan.record)
         self._since_s = {p: s for p, s in self._since_s.items() if p not in self._named}
         self._told -= self._named
 

@@ -14,8 +14,8 @@ Always: nobody is counted twice; a swarm of up to `LEAST` peers is never limited
 """
 
 import ipaddress
-from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 
 from helix_p2p.types import PeerId
 
@@ -24,19 +24,30 @@ SHARE = 8
 """At most an eighth of those who are known."""
 NOWHERE = "nowhere"
 UNHEARD = "unheard"
+PLACES_KEPT = 4096
+"""Each record comes several times, and to read its addresses takes 10 µs each."""
 _PREFIX_OF_VERSION = {4: 24, 6: 48}
 _NAMES = ("dns", "dns4", "dns6", "dnsaddr")
 
 
 def ranges_of(addresses: Iterable[str]) -> frozenset[str]:
     """The public ranges that multiaddrs lie in; a relay's address is not the peer's."""
+    return _ranges_of(tuple(addresses))
+
+
+@lru_cache(maxsize=PLACES_KEPT)
+def _ranges_of(addresses: tuple[str, ...]) -> frozenset[str]:
     found = (_range_of(address) for address in addresses if "/p2p-circuit" not in address)
     return frozenset(one for one in found if one is not None)
 
 
 def places_of(addresses: Iterable[str]) -> frozenset[str]:
     """The public ranges, or else those of its relays, or else nowhere."""
-    named = tuple(addresses)
+    return _places_of(tuple(addresses))
+
+
+@lru_cache(maxsize=PLACES_KEPT)
+def _places_of(named: tuple[str, ...]) -> frozenset[str]:
     relays = (_range_of(address) for address in named if "/p2p-circuit" in address)
     by_relay = frozenset(f"relay {one}" for one in relays if one is not None)
     return ranges_of(named) or by_relay or frozenset({NOWHERE})
@@ -77,7 +88,7 @@ class Crowd:
         self.public = False
         self._limited = limited
         self._ranges: dict[PeerId, frozenset[str]] = {}
-        self._counts: Counter[str] = Counter()
+        self._counts: dict[str, int] = {}
 
     def has_room(self, peer: PeerId, addresses: Iterable[str], *, heard: bool = True) -> bool:
         """Whether one more of these addresses may be known.
@@ -90,14 +101,16 @@ class Crowd:
         if not self._limited:
             return True
         asked = self._standing(addresses, heard=heard) if self.public else ranges_of(addresses)
-        most = self._most
+        if not asked:
+            return True
+        most, counts = self._most, self._counts
         own = self._ranges.get(peer, frozenset())
-        return all(self._counts[one] - (one in own) < most for one in asked)
+        return all(counts.get(one, 0) - (one in own) < most for one in asked)
 
     @property
     def has_room_for_unheard(self) -> bool:
         """Whether anybody may be known who was only told of."""
-        return not (self._limited and self.public) or self._counts[UNHEARD] < self._most
+        return not (self._limited and self.public) or self._counts.get(UNHEARD, 0) < self._most
 
     @property
     def _most(self) -> int:
@@ -106,9 +119,13 @@ class Crowd:
     def add(self, peer: PeerId, addresses: Iterable[str], *, heard: bool = True) -> None:
         """It is known, or says anew where it is; arguments as for `has_room`."""
         if self._limited:
+            standing = self._standing(addresses, heard=heard)
+            if self._ranges.get(peer) == standing:
+                return
             self.drop(peer)
-            self._ranges[peer] = self._standing(addresses, heard=heard)
-            self._counts.update(self._ranges[peer])
+            self._ranges[peer] = standing
+            for one in standing:
+                self._counts[one] = self._counts.get(one, 0) + 1
 
     def drop(self, peer: PeerId) -> None:
         """It is known no longer."""

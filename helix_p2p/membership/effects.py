@@ -7,6 +7,8 @@ out in order. `PersistHighWater` must be on disk before the node answers with
 
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from helix_p2p.cluster.announcement import Announcement
 from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.errors import HelixError
@@ -45,8 +47,7 @@ MemberMessage = (
 """What members say to each other: the input of `Member.on_message`, the load of `SendTo`."""
 
 
-@dataclass(frozen=True, slots=True)
-class SendTo:
+class SendTo(Struct, frozen=True, gc=False):
     """Send; no answer is waited for, it comes as a message.
 
     If the peer cannot be reached, tell `Member.on_unreachable`.
@@ -56,8 +57,7 @@ class SendTo:
     message: MemberMessage
 
 
-@dataclass(frozen=True, slots=True)
-class PublishRecord:
+class PublishRecord(Struct, frozen=True, gc=False):
     """Store in the DHT under (key, subkey)."""
 
     key: str
@@ -66,15 +66,13 @@ class PublishRecord:
     expires_in_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class LookUpMembers:
+class LookUpMembers(Struct, frozen=True, gc=False):
     """Read these DHT keys, then tell `Member.on_records` all records found, even if none."""
 
     keys: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PersistHighWater:
+class PersistHighWater(Struct, frozen=True, gc=False):
     """Write to disk, atomically and synced, then tell `Member.on_high_water_persisted`.
 
     When it cannot be written, tell `Member.on_high_water_failed`.
@@ -170,24 +168,21 @@ class SteppedDown:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class MemberJoined:
+class MemberJoined(Struct, frozen=True, gc=False):
     """A member is here (again)."""
 
     peer: PeerId
     announcement: Announcement
 
 
-@dataclass(frozen=True, slots=True)
-class MemberChanged:
+class MemberChanged(Struct, frozen=True, gc=False):
     """A member's state, layers, memory or speed changed."""
 
     peer: PeerId
     announcement: Announcement
 
 
-@dataclass(frozen=True, slots=True)
-class MemberLost:
+class MemberLost(Struct, frozen=True, gc=False):
     """A member is gone: `left`, `silent`, `lost` (link and probe failed) or `banned`."""
 
     peer: PeerId

@@ -31,6 +31,7 @@ class MemberEntry:
         shown_word: The word of ours that it holds, as it says; empty for none, None while it has
             said nothing of it.
         shown_beat: The plan and the beat that it holds, as it says.
+        present: Whether it is still a member; who keeps an entry for a while looks here.
         rtt_s: Round trip, smoothed.
         skew_s: Its wall clock minus ours.
     """
@@ -47,5 +48,6 @@ class MemberEntry:
     told_state: PeerState | None = None
     shown_word: bytes | None = None
     shown_beat: tuple[bytes, int] | None = None
+    present: bool = True
     rtt_s: float | None = None
     skew_s: float | None = None

@@ -155,7 +155,10 @@ class Following:
             self._out.put(alarm)
 
     def _gather(self, references: Sequence[Reference]) -> dict[bytes, Signed]:
-        return self._gaps.found(references) | self._announced.gather(references)
+        found = self._gaps.found(references)
+        if len(found) < len(references):
+            found = found | self._announced.gather(references)
+        return found
 
     def _adopted(self, plan: SignedPlan, previous: SignedPlan | None, now: Now) -> None:
         self._office.adopted(plan, now)

@@ -8,7 +8,7 @@ mention it. Who sends a plan and cannot bring what it rests on is not asked agai
 Always: bounded in plans, in bytes kept for them, and in time; one plan at a time of each peer.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from helix_p2p.identity import Signed
@@ -105,10 +105,12 @@ class Gaps:
         self._shed(now_s)
         return whole, questions
 
-    def found(self, references: Iterable[Reference]) -> dict[bytes, Signed]:
+    def found(self, references: Sequence[Reference]) -> dict[bytes, Signed]:
         """What came of these, for plans that wait or are just whole."""
         came: dict[bytes, Signed] = {}
         for gap in self._gaps.values():
+            if not gap.missing and gap.plan.plan.references == references:
+                return gap.found
             came |= gap.found
         return {r.content: came[r.content] for r in references if r.content in came} if came else {}
 

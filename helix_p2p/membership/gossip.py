@@ -11,10 +11,12 @@ size.
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from math import ceil, log2
 from random import Random
 
+from helix_p2p.membership.entry import MemberEntry
 from helix_p2p.types import PeerId
 
 RUMOURS_PER_MESSAGE = 8
@@ -26,6 +28,14 @@ FAN_OUT_AMONG_MANY = 2
 that were seen) goes out at once, and the rest reaches everyone in some rounds more."""
 GONE_KEPT = 256
 GONE_PER_MESSAGE = 16
+
+
+@dataclass(slots=True)
+class _Rumour:
+    """Whose announcement is news, and in how many more messages."""
+
+    entry: MemberEntry
+    left: int
 
 
 class Gossip:
@@ -43,7 +53,7 @@ class Gossip:
         self._rng = rng
         self._everyone_up_to = everyone_up_to
         self._fan_out = fan_out
-        self._rumours: dict[PeerId, int] = {}  # both are read newest first, with every message
+        self._rumours: dict[PeerId, _Rumour] = {}  # both are read newest first, in every message
         self._gone: dict[bytes, int] = {}
         self._sent_s: OrderedDict[int, tuple[PeerId, float]] = OrderedDict()
         self._number = rng.getrandbits(32)
@@ -94,12 +104,13 @@ class Gossip:
         chance = self._rng.sample(members, min(spare + len(watched), len(members)))
         return watched + [peer for peer in chance if peer not in watched][:spare]
 
-    def spread(self, peer: PeerId, members: int) -> None:
+    def spread(self, entry: MemberEntry, members: int) -> None:
         """A member's announcement is news: pass it on with the next messages."""
-        self._rumours.pop(peer, None)
+        self._rumours.pop(entry.peer, None)
         # Records are told until all have surely heard; of words, whoever missed one hears in turn.
         small = members <= self._everyone_up_to
-        self._rumours[peer] = 3 * _rounds(members) if small else _tellings(members)
+        left = 3 * _rounds(members) if small else _tellings(members)
+        self._rumours[entry.peer] = _Rumour(entry, left)
         while len(self._rumours) > RUMOURS_KEPT:
             del self._rumours[next(iter(self._rumours))]
 
@@ -107,15 +118,28 @@ class Gossip:
         """Whether not everyone is pinged, so that news is told by its word alone."""
         return len(members) > self._everyone_up_to
 
-    def rumours(self, to: PeerId, most: int = RUMOURS_PER_MESSAGE) -> list[PeerId]:
-        """Whose announcements to put into a message to `to`; the newest first."""
-        if not self._rumours:
-            return []
-        chosen = [p for p in islice(reversed(self._rumours), most + 1) if p != to][:most]
-        for peer in chosen:
-            self._rumours[peer] -= 1
-            if self._rumours[peer] <= 0:
-                del self._rumours[peer]
+    def rumours(self, to: PeerId, most: int = RUMOURS_PER_MESSAGE) -> list[MemberEntry]:
+        """Whose announcements to put into a message to `to`; the newest first.
+
+        Of those who are no members any more there is nothing to tell.
+        """
+        chosen: list[MemberEntry] = []
+        told: list[PeerId] = []
+        looked_at = 0
+        for rumour in reversed(self._rumours.values()):
+            if looked_at == most:
+                break
+            entry = rumour.entry
+            if entry.peer == to:
+                continue
+            looked_at += 1
+            rumour.left -= 1
+            if rumour.left <= 0:
+                told.append(entry.peer)
+            if entry.present:
+                chosen.append(entry)
+        for peer in told:
+            del self._rumours[peer]
         return chosen
 
     def ping_sent(self, to: PeerId, now_s: float) -> int:

@@ -7,10 +7,14 @@ change is known in seconds, and the DHT stays what it is good for: the meeting p
 Always: what is passed on for others (announcements, plans, leases, proofs, revocations) is under
 its author's signature; what is only said (`Ping.epoch`, `PeerGone`) is a hint that the receiver
 checks for itself before it acts.
+
+What is said all the time is a msgspec struct, for the same reason as in `session.messages`.
 """
 
 from dataclasses import dataclass
 from typing import Annotated
+
+from msgspec import Struct
 
 from helix_p2p.codec import at_most
 from helix_p2p.identity import Signed
@@ -39,8 +43,7 @@ class Hello:
     nonce: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Ping:
+class Ping(Struct, frozen=True, gc=False):
     """I live; this is the highest plan I adopted and my latest announcement.
 
     Attributes:
@@ -74,8 +77,7 @@ class Ping:
     gone: Words = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Pong:
+class Pong(Struct, frozen=True, gc=False):
     """The answer, with the other's own view; fields as in `Ping`.
 
     Attributes:
@@ -97,29 +99,25 @@ class Pong:
     asks: Words = ()
 
 
-@dataclass(frozen=True, slots=True)
-class GetPlan:
+class GetPlan(Struct, frozen=True, gc=False):
     """Ask for a plan by hash, or for the highest adopted one with an empty hash."""
 
     hash: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class PlanReply:
+class PlanReply(Struct, frozen=True, gc=False):
     """The plan, or None when it is not known here."""
 
     plan: Signed | None
 
 
-@dataclass(frozen=True, slots=True)
-class GetMembers:
+class GetMembers(Struct, frozen=True, gc=False):
     """Ask for the announcements that the other holds: those of these words, or all for none."""
 
     words: Words = ()
 
 
-@dataclass(frozen=True, slots=True)
-class MembersReply:
+class MembersReply(Struct, frozen=True, gc=False):
     """Fresh announcements."""
 
     announcements: Annotated[tuple[Signed, ...], at_most(MOST_PEERS)]
@@ -143,15 +141,13 @@ class Lease:
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(Struct, frozen=True, gc=False):
     """The planner renews its lease; `record` is a signed `Lease`."""
 
     record: Signed
 
 
-@dataclass(frozen=True, slots=True)
-class PushPlan:
+class PushPlan(Struct, frozen=True, gc=False):
     """A new plan, unasked: from the planner to its neighbours."""
 
     plan: Signed
@@ -220,16 +216,14 @@ class ErrorReply:
     retry_after_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PeerGone:
+class PeerGone(Struct, frozen=True, gc=False):
     """I am leaving, or `peer` is gone as far as I see."""
 
     peer: PeerId
     leaving: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
+class Heartbeat(Struct, frozen=True, gc=False):
     """On a link between peers, or a client's stream: I live. Both ends send it and use it up.
 
     Attributes:

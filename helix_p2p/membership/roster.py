@@ -3,10 +3,10 @@
 Whoever plans, routes, gossips or audits reads here; `view` alone writes, since it judges what comes
 in. `liveness` keeps who of them is well.
 
-Always: the ring, the words and who serves follow the members; nobody is here twice.
+Always: the ring, the words, the contents and who serves follow the members; nobody is here twice.
 """
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from statistics import median
 
@@ -37,7 +37,9 @@ class Roster:
         self._timing = timing
         self._members: dict[PeerId, MemberEntry] = {}
         self._words: dict[bytes, PeerId] = {}
+        self._contents: dict[bytes, Signed] = {}
         self._ring: list[PeerId] = []
+        self._ring_words: list[bytes] = []
         self._ring_version = 0
         self._liveness = Liveness()
         self._now_s = 0.0
@@ -77,19 +79,26 @@ class Roster:
         """Whose word this is; None when it is not known (any more)."""
         return self._words.get(word)
 
-    def words_of(self, peers: Iterable[PeerId], to: PeerId) -> tuple[bytes, ...]:
-        """The words of those of the peers that are members, for one of them to hear."""
-        entries = [self._members.get(peer) for peer in peers if peer != to]
-        return tuple([entry.word for entry in entries if entry is not None])
+    def words_in_turn(self, start: int, end: int | None, to: PeerId) -> list[bytes]:
+        """The words of a stretch of `ring`, for one of the members to hear; its own it knows."""
+        told = self._ring_words[start:end]
+        entry = self._members.get(to)
+        if entry is not None and entry.word in told:
+            told.remove(entry.word)
+        return told
 
     def records_of(self, references: Iterable[Reference]) -> dict[bytes, Signed]:
-        """By content, the records of those members who say just that."""
-        members = self._members
+        """By content, the records of those members who say just that.
+
+        A content is a hash over its owner's key as well, so it is nobody else's.
+        """
+        said = self._contents
         found: dict[bytes, Signed] = {}
         for reference in references:
-            entry = members.get(reference.peer)
-            if entry is not None and entry.content == reference.content:
-                found[reference.content] = entry.record
+            content = reference.content
+            record = said.get(content)
+            if record is not None:
+                found[content] = record
         return found
 
     def unknown(self, words: Iterable[bytes]) -> list[bytes]:
@@ -135,11 +144,12 @@ class Roster:
 
     def plannable(self, but: Collection[PeerId] = frozenset()) -> list[MemberEntry]:
         """Members that may be given layers, `but` for these."""
+        members = self._members
+        asked = [members[peer] for peer in self._ring if peer not in but] if but else self
         return [
             entry
-            for peer, entry in self._members.items()
-            if peer not in but
-            and entry.announcement.speed is not None
+            for entry in asked
+            if entry.announcement.speed is not None
             and entry.announcement.state in PLANNABLE
             and entry.detector.present
             and entry.announcement.manifest_hash == self._manifest_hash
@@ -150,9 +160,12 @@ class Roster:
 
     def _enter(self, entry: MemberEntry) -> None:
         """A member more."""
-        insort(self._ring, entry.peer)
+        place = bisect_left(self._ring, entry.peer)
+        self._ring.insert(place, entry.peer)
+        self._ring_words.insert(place, entry.word)
         self._ring_version += 1
         self._words[entry.word] = entry.peer
+        self._contents[entry.content] = entry.record
         self._members[entry.peer] = entry
         self._liveness.note(entry)
 
@@ -161,6 +174,14 @@ class Roster:
         self._words.pop(entry.word, None)
         entry.word = word
         self._words[word] = entry.peer
+        self._ring_words[bisect_left(self._ring, entry.peer)] = word
+
+    def _signs(self, entry: MemberEntry, record: Signed, content: bytes) -> None:
+        """A member's latest record, which says this."""
+        if content != entry.content:
+            self._contents.pop(entry.content, None)
+            entry.content = content
+        entry.record = self._contents[content] = record
 
     def _strike(self, peer: PeerId) -> bool:
         """A member less, if it was one."""
@@ -168,7 +189,10 @@ class Roster:
         if entry is None:
             return False
         self._words.pop(entry.word, None)
-        del self._ring[bisect_left(self._ring, peer)]
+        self._contents.pop(entry.content, None)
+        entry.present = False
+        place = bisect_left(self._ring, peer)
+        del self._ring[place], self._ring_words[place]
         self._ring_version += 1
         self._liveness.drop(peer)
         return True

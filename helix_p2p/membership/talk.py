@@ -3,8 +3,9 @@
 Always: pings per period are bounded (gossip.py), and a change of ours is told at once (voice.py).
 """
 
-from dataclasses import replace
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from helix_p2p.cluster.announcement import WORD_BYTES
 from helix_p2p.identity import Signed
@@ -267,10 +268,9 @@ class Talk:
         """What changed lately: in a small swarm the records themselves, in a large one words."""
         ring = self._view.ring
         if not self._gossip.is_large(ring):
-            entries = (self._view.get(peer) for peer in self._gossip.rumours(to))
-            return tuple(entry.record for entry in entries if entry is not None), ()
+            return tuple([entry.record for entry in self._gossip.rumours(to)]), ()
         start, self._turn = self._turn, self._turn + IN_TURN_PER_MESSAGE
         if self._turn >= len(ring):
             self._turn = 0
-        told = [*self._gossip.rumours(to, NEWS_PER_MESSAGE), *ring[start : self._turn or None]]
-        return (), self._view.words_of(told, to)
+        news = [entry.word for entry in self._gossip.rumours(to, NEWS_PER_MESSAGE)]
+        return (), (*news, *self._view.words_in_turn(start, self._turn or None, to))

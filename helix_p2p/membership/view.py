@@ -16,8 +16,6 @@ on this reader's monotonic clock; nobody is a member and an outsider at once.
 """
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
-from enum import Enum
 
 from helix_p2p.cluster.announcement import (
     PROTOCOL_VERSION,
@@ -33,6 +31,7 @@ from helix_p2p.membership.credentials import Role
 from helix_p2p.membership.crowd import Crowd, is_public
 from helix_p2p.membership.detector import Condition, Detector, Verdict
 from helix_p2p.membership.entry import MemberEntry
+from helix_p2p.membership.learned import Learned, News
 from helix_p2p.membership.outsiders import Outsiders
 from helix_p2p.membership.plannable import PLANNABLE, weighty_change
 from helix_p2p.membership.roster import Roster
@@ -44,34 +43,6 @@ YOUNG_S = 45.0
 UNHEARD_TRIES = 3
 READMIT_S = 60.0
 """How often a member's certificate is checked again, for its expiry."""
-
-
-class News(Enum):
-    """What an announcement brought."""
-
-    NOTHING = "nothing"
-    REFRESHED = "refreshed"
-    CONTACT = "contact"
-    JOINED = "joined"
-    CHANGED = "changed"
-    LEFT = "left"
-
-
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """The outcome of `MembershipView.learn`.
-
-    Attributes:
-        news: What it brought.
-        announcement: As read.
-        weighty: Whether a new plan may pay: memory, speed, or able to hold layers changed.
-        lasting: Whether others need to hear of it: a new word, and not only that it loads.
-    """
-
-    news: News
-    announcement: Announcement
-    weighty: bool = False
-    lasting: bool = True
 
 
 class MembershipView(Roster):
@@ -227,7 +198,8 @@ class MembershipView(Roster):
             entry.roles = self._admit(said.credentials, entry.peer, now.unix_s)
             entry.admitted_s = now.s
         content, before = content_of(record, self._swarm), entry.content
-        entry.content, entry.record, entry.announcement = content, record, said
+        self._signs(entry, record, content)
+        entry.announcement = said
         if said.addresses != old.addresses:
             self._crowd.add(entry.peer, said.addresses, heard=entry.peer not in self._unheard)
         if not direct:

@@ -10,6 +10,7 @@ from helix_p2p.errors import DecodeError
 from helix_p2p.identity import Identity, Signed
 from helix_p2p.planning.packing import decode_plan, encode_plan
 from helix_p2p.planning.plan import PLAN_KIND, PLAN_LIMIT_BYTES, Plan, SignedPlan
+from helix_p2p.types import PeerId
 
 OPENED_KEPT = 4
 """The latest plans come from several neighbours at once, and are read once."""
@@ -28,6 +29,16 @@ def sign_plan(plan: Plan, planner: Identity, swarm: str) -> Signed:
 def hash_of_plan(body: bytes) -> bytes:
     """The hash by which a plan is asked for; a mebibyte takes a millisecond, so some are kept."""
     return codec.sha256(body)
+
+
+@lru_cache(maxsize=OPENED_KEPT)
+def named_in(record: Signed) -> frozenset[PeerId]:
+    """Everyone whose word a plan rests on.
+
+    Raises:
+        SignatureError, DecodeError: As `open_plan`.
+    """
+    return frozenset(open_plan(record, record.swarm).plan.announced)
 
 
 @lru_cache(maxsize=OPENED_KEPT)

@@ -11,11 +11,12 @@ from helix_p2p.membership import member as member_module
 from helix_p2p.membership.credentials import ALL_ROLES, Role
 from helix_p2p.membership.crowd import LEAST, NOWHERE, Crowd, is_public, places_of, ranges_of
 from helix_p2p.membership.effects import Effect, MemberLost, SendTo
+from helix_p2p.membership.learned import News
 from helix_p2p.membership.member import Member
 from helix_p2p.membership.messages import MembersReply, PeerGone, Ping
 from helix_p2p.membership.own import MemberConfig
 from helix_p2p.membership.timing import MembershipTiming
-from helix_p2p.membership.view import MembershipView, News
+from helix_p2p.membership.view import MembershipView
 from helix_p2p.types import PeerId
 
 from .makers import MODEL, SWARM, announcement, at, check_plan, identity, peer, record

@@ -4,11 +4,14 @@ from random import Random
 
 import pytest
 
+from helix_p2p.membership.credentials import ALL_ROLES
+from helix_p2p.membership.detector import Detector
+from helix_p2p.membership.entry import MemberEntry
 from helix_p2p.membership.gossip import GONE_PER_MESSAGE, RUMOURS_PER_MESSAGE, Gossip
 from helix_p2p.membership.replanning import MOST_CALM, Desk
 from helix_p2p.membership.timing import MembershipTiming
 
-from .makers import peer
+from .makers import announcement, peer, record
 
 T = MembershipTiming()
 MANY = sorted(peer(n) for n in range(1, 200))
@@ -16,6 +19,11 @@ MANY = sorted(peer(n) for n in range(1, 200))
 
 def gossip(me: int = 0) -> Gossip:
     return Gossip(peer(me), Random(7), 16, 8)
+
+
+def member(number: int) -> MemberEntry:
+    said, detector = announcement(), Detector(T, 0.0)
+    return MemberEntry(peer(number), record(1), said, ALL_ROLES, detector, 0.0, 0.0, b"", b"")
 
 
 def test_small_swarm_pings_everyone() -> None:
@@ -49,20 +57,28 @@ def test_lots_fall_as_often_as_is_expected() -> None:
 def test_rumours_are_few_per_message_and_die_out() -> None:
     spreading = gossip()
     for number in range(1, 30):
-        spreading.spread(peer(number), members=30)
+        spreading.spread(member(number), members=30)
     told = 0
     while rumours := spreading.rumours(peer(99)):
         assert len(rumours) <= RUMOURS_PER_MESSAGE
         told += len(rumours)
     assert told == 29 * (5 + 4)
-    spreading.spread(peer(1), members=1)
+    spreading.spread(member(1), members=1)
     assert spreading.rumours(peer(1)) == [], "nobody is told of itself"
+
+
+def test_who_is_no_member_any_more_is_no_news() -> None:
+    spreading, leaver, stayer = gossip(), member(1), member(2)
+    spreading.spread(leaver, members=30)
+    spreading.spread(stayer, members=30)
+    leaver.present = False
+    assert spreading.rumours(peer(99)) == [stayer]
 
 
 @pytest.mark.parametrize(("members", "times"), [(16, 15), (64, 11), (1000, 8), (10_000, 10)])
 def test_words_are_told_by_each_a_few_times_whatever_the_size(members: int, times: int) -> None:
     spreading = gossip()
-    spreading.spread(peer(1), members=members)
+    spreading.spread(member(1), members=members)
     told = 0
     while spreading.rumours(peer(99)):
         told += 1

@@ -5,6 +5,7 @@ from random import Random
 from typing import TypeVar
 
 import pytest
+from msgspec import structs
 
 from helix_p2p import codec
 from helix_p2p.cluster.announcement import PeerState, open_announcement, word_of
@@ -65,7 +66,7 @@ def sent(kind: type[E], effects: Effects) -> list[E]:
 def ping(number: int, sequence: int = 1, s: float = 0.0, **fields: object) -> m.Ping:
     said = announcement(sequence=sequence, issued_s=s)
     base = m.Ping(0, b"", record(number, said), 7, at(s).unix_s)
-    return replace(base, **fields)  # type: ignore[arg-type]
+    return structs.replace(base, **fields)
 
 
 def with_members(*numbers: int, may_plan: bool = True) -> Member:

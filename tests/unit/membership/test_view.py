@@ -4,14 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from helix_p2p.cluster.announcement import PeerState
+from helix_p2p.cluster.announcement import PeerState, content_of
 from helix_p2p.cluster.profile import SpeedProfile
 from helix_p2p.errors import HandshakeRefused, RecordRejected, SignatureError
 from helix_p2p.identity import Signed
 from helix_p2p.membership.credentials import ALL_ROLES, Role
+from helix_p2p.membership.learned import News
 from helix_p2p.membership.plannable import weighty_change
 from helix_p2p.membership.timing import MembershipTiming
-from helix_p2p.membership.view import MembershipView, News
+from helix_p2p.membership.view import MembershipView
+from helix_p2p.planning.plan import Reference
 from helix_p2p.types import LayerRange, PeerId
 
 from .makers import MODEL, SPEED, SWARM, announcement, at, peer, record
@@ -97,6 +99,23 @@ def test_farewell_of_keys_that_were_never_here_leaves_no_trace() -> None:
     learn(view, record(6, left), direct=False)
     assert view.contacts_to_ping(at(0.0), 9) == [], "who says so of itself is pinged no more"
     assert view.is_gone(peer(6))
+
+
+def test_words_in_turn_and_contents_follow_who_is_here_and_what_they_say() -> None:
+    view = make()
+    for number in (1, 2, 3):
+        learn(view, record(number))
+    learn(view, record(2, announcement(sequence=9, memory_bytes=7)))
+    view.forget(peer(3), at(1.0), heard_only=False)
+    entries = [entry for one in view.ring if (entry := view.get(one)) is not None]
+    assert view.words_in_turn(0, None, peer(99)) == [entry.word for entry in entries]
+    assert view.words_in_turn(0, None, entries[0].peer) == [entries[1].word]
+    everyone = [Reference(one.signer, content_of(one, SWARM)) for one in map(record, (1, 2, 3))]
+    assert list(view.records_of(everyone).values()) == [record(1)], (
+        "2 says something else, 3 is gone"
+    )
+    said = [Reference(entry.peer, entry.content) for entry in entries]
+    assert set(view.records_of(said).values()) == {entry.record for entry in entries}
 
 
 def test_contact_is_asked_a_few_times_and_given_up() -> None:
