@@ -10,6 +10,8 @@ from functools import lru_cache
 from math import isfinite
 from typing import Annotated
 
+from msgspec import Struct
+
 from helix_p2p import codec
 from helix_p2p.cluster.model import HeldSizes
 from helix_p2p.cluster.profile import SpeedProfile
@@ -41,6 +43,10 @@ class PeerState(StrEnum):
     SERVING = "serving"
     DRAINING = "draining"
     LEFT = "left"
+
+
+ROUTED = (PeerState.LOADING, PeerState.SERVING)
+"""States in which what is served may be routed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +127,7 @@ class Announcement:
     @property
     def routable(self) -> LayerRange | None:
         """What may be routed over; while it loads a new range, a peer goes on serving the old."""
-        routes = self.state in (PeerState.LOADING, PeerState.SERVING)
-        return self.serving if routes else None
+        return self.serving if self.state in ROUTED else None
 
     def signed(self, identity: Identity, swarm: str) -> Signed:
         """Put it under its owner's signature."""
@@ -219,6 +224,25 @@ def word_of(record: Signed, swarm: str) -> bytes:
         state=lasting(said.state, said.serving),
     )
     return codec.sha256(owner + codec.encode(same))[:WORD_BYTES]
+
+
+class Reading(Struct, frozen=True, gc=False):
+    """What a record says, with both hashes of it."""
+
+    announcement: Announcement
+    content: bytes
+    word: bytes
+
+
+@lru_cache(maxsize=OPENED_KEPT)
+def reading_of(record: Signed, swarm: str) -> Reading:
+    """A record as its readers need it: one look for what is asked of each that comes.
+
+    Raises:
+        As `open_announcement`.
+    """
+    said = open_announcement(record, swarm)
+    return Reading(said, content_of(record, swarm), word_of(record, swarm))
 
 
 def begun_unix_s(record: Signed, swarm: str) -> float:

@@ -9,7 +9,7 @@ probe of our own.
 
 from collections.abc import Iterable
 
-from helix_p2p.cluster.announcement import word_of
+from helix_p2p.cluster.announcement import reading_of
 from helix_p2p.errors import HandshakeRefused, HelixError
 from helix_p2p.identity import Signed
 from helix_p2p.membership import effects as fx
@@ -87,7 +87,7 @@ class Attendance:
             if isinstance(error, HandshakeRefused) and owner is not None and owner in self._view:
                 self.lose(owner, "banned", now)
             return
-        self._questions.answered(word_of(record, self._swarm))
+        self._questions.answered(reading_of(record, self._swarm).word)
         if learned is None:
             return
         self._tell(owner, learned, now)

@@ -57,6 +57,7 @@ class Gossip:
         self._gone: dict[bytes, int] = {}
         self._sent_s: OrderedDict[int, tuple[PeerId, float]] = OrderedDict()
         self._number = rng.getrandbits(32)
+        self._tellings_of = (0, 0)
 
     def watched(self, members: Sequence[PeerId]) -> list[PeerId]:
         """Members that this peer pings every period; `members` ascend and leave out this peer."""
@@ -108,9 +109,10 @@ class Gossip:
         """A member's announcement is news: pass it on with the next messages."""
         self._rumours.pop(entry.peer, None)
         # Records are told until all have surely heard; of words, whoever missed one hears in turn.
-        small = members <= self._everyone_up_to
-        left = 3 * _rounds(members) if small else _tellings(members)
-        self._rumours[entry.peer] = _Rumour(entry, left)
+        if members != self._tellings_of[0]:
+            small = members <= self._everyone_up_to
+            self._tellings_of = members, 3 * _rounds(members) if small else _tellings(members)
+        self._rumours[entry.peer] = _Rumour(entry, self._tellings_of[1])
         while len(self._rumours) > RUMOURS_KEPT:
             del self._rumours[next(iter(self._rumours))]
 

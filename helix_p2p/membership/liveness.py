@@ -10,6 +10,7 @@ not alive, or is doubted, is looked at in every round until that is over.
 
 from collections.abc import Collection, Mapping, Sequence
 
+from helix_p2p.cluster.announcement import ROUTED
 from helix_p2p.membership.detector import Condition, Verdict
 from helix_p2p.membership.entry import MemberEntry
 from helix_p2p.types import LayerRange, PeerId
@@ -50,7 +51,8 @@ class Liveness:
             self._uneasy.pop(peer, None)
         else:
             self._uneasy[peer] = None
-        routable = entry.announcement.routable if alive else None
+        said = entry.announcement
+        routable = said.serving if alive and said.state in ROUTED else None
         if routable is None:
             if self.serving.pop(peer, None) is not None:
                 self.version += 1

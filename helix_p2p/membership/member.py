@@ -331,7 +331,15 @@ class Member:
             self._take_ping(peer, message, now)
             return
         self._attendance.heard(peer, now)
-        match message:
+        match message:  # what comes most first
+            case m.Beat(record):
+                self._office.on_beat(record, now, direct=record.signer == peer)
+            case m.MembersReply(records):
+                for record in records[:MEMBERS_PER_REPLY]:
+                    self._attendance.learn(record, peer, now)
+                self._following.announced(records[:MEMBERS_PER_REPLY], peer, now)
+            case m.GetMembers(words):
+                self._out.send(peer, self._talk.known(words))
             case m.GetPlan(plan_hash):
                 plan = self.adoption.find(plan_hash, now.s)
                 self._out.send(peer, m.PlanReply(plan.record if plan else None))
@@ -340,14 +348,6 @@ class Member:
                     self._following.offer(record, peer, now)
             case m.PushPlan(record):
                 self._following.offer(record, peer, now)
-            case m.GetMembers(words):
-                self._out.send(peer, self._talk.known(words))
-            case m.MembersReply(records):
-                for record in records[:MEMBERS_PER_REPLY]:
-                    self._attendance.learn(record, peer, now)
-                self._following.announced(records[:MEMBERS_PER_REPLY], peer, now)
-            case m.Beat(record):
-                self._office.on_beat(record, now, direct=record.signer == peer)
             case m.PushProof():
                 self._exclusion.convict(message, now)
             case m.PushRevocations(record):

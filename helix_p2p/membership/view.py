@@ -21,9 +21,8 @@ from helix_p2p.cluster.announcement import (
     PROTOCOL_VERSION,
     Announcement,
     PeerState,
-    content_of,
-    open_announcement,
-    word_of,
+    Reading,
+    reading_of,
 )
 from helix_p2p.errors import RecordRejected
 from helix_p2p.identity import Signed
@@ -160,7 +159,8 @@ class MembershipView(Roster):
         entry = self._members.get(peer)
         if entry is not None and record.body == entry.record.body:
             return Learned(News.NOTHING, entry.announcement)
-        said = open_announcement(record, self._swarm)
+        reading = reading_of(record, self._swarm)
+        said = reading.announcement
         self._check_fits(said)
         known = entry.announcement.order if entry else None
         last = self._outsiders.last_word(peer)
@@ -171,8 +171,8 @@ class MembershipView(Roster):
         if said.state is PeerState.LEFT:
             return self._leave(peer, said, now)
         if entry is not None:
-            return self._update(entry, record, said, now, direct=direct)
-        return self._join(peer, record, said, now, direct=direct)
+            return self._update(entry, record, reading, now, direct=direct)
+        return self._join(peer, record, reading, now, direct=direct)
 
     def _check_fits(self, said: Announcement) -> None:
         if said.protocol_version != PROTOCOL_VERSION:
@@ -189,15 +189,15 @@ class MembershipView(Roster):
         return Learned(News.LEFT if was_member else News.NOTHING, said)
 
     def _update(
-        self, entry: MemberEntry, record: Signed, said: Announcement, now: Now, *, direct: bool
+        self, entry: MemberEntry, record: Signed, reading: Reading, now: Now, *, direct: bool
     ) -> Learned:
-        old, word = entry.announcement, word_of(record, self._swarm)
+        old, said, word = entry.announcement, reading.announcement, reading.word
         if said.addresses != old.addresses:
             self._check_crowd(entry.peer, said)
         if said.credentials != old.credentials or now.s - entry.admitted_s > READMIT_S:
             entry.roles = self._admit(said.credentials, entry.peer, now.unix_s)
             entry.admitted_s = now.s
-        content, before = content_of(record, self._swarm), entry.content
+        content, before = reading.content, entry.content
         self._signs(entry, record, content)
         entry.announcement = said
         if said.addresses != old.addresses:
@@ -218,8 +218,9 @@ class MembershipView(Roster):
         return Learned(News.CHANGED if changed else News.REFRESHED, said, weighty)
 
     def _join(
-        self, peer: PeerId, record: Signed, said: Announcement, now: Now, *, direct: bool
+        self, peer: PeerId, record: Signed, reading: Reading, now: Now, *, direct: bool
     ) -> Learned:
+        said = reading.announcement
         roles = self._admit(said.credentials, peer, now.unix_s)
         if Role.PEER not in roles:
             raise RecordRejected("its owner is not admitted as a peer")
@@ -242,8 +243,17 @@ class MembershipView(Roster):
             raise RecordRejected(f"more than {self._most_members} members are not kept")
         self._outsiders.joined(peer)
         detector = Detector(self._timing, now.s)
-        content, word = content_of(record, self._swarm), word_of(record, self._swarm)
-        entry = MemberEntry(peer, record, said, roles, detector, now.s, now.s, content, word)
+        entry = MemberEntry(
+            peer,
+            record,
+            said,
+            roles,
+            detector,
+            joined_s=now.s,
+            admitted_s=now.s,
+            content=reading.content,
+            word=reading.word,
+        )
         self._enter(entry)
         self._crowd.add(peer, said.addresses, heard=direct)
         if not direct and self._limited and self._crowd.public:

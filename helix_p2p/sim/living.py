@@ -282,9 +282,10 @@ class LivingSwarm(ServingSwarm):
 
     def _act(self, name: PeerId, effects: Iterable[fx.Effect]) -> None:
         for effect in effects:
+            if type(effect) is fx.SendTo:  # nearly always
+                self._say(name, effect.peer, effect.message)
+                continue
             match effect:
-                case fx.SendTo(to, message):
-                    self._say(name, to, message)
                 case fx.PublishRecord():
                     self._store(effect)
                 case fx.LookUpMembers(keys):
