@@ -11,14 +11,14 @@ no pairwise link binds (docs/planning.md).
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from helix_p2p.cluster.model import ModelSpec
-from helix_p2p.cluster.profile import TYPICAL_CONTEXT_TOKENS, PeerProfile, SpeedProfile
+from helix_p2p.cluster.model import HeldSizes, ModelSpec
+from helix_p2p.cluster.profile import CURVES_KEPT, TYPICAL_CONTEXT_TOKENS, SpeedProfile
 from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.types import LayerRange, PeerId
 
@@ -100,11 +100,15 @@ def capacities_of(snapshot: Snapshot) -> Capacities:
     model = snapshot.model
     table = np.zeros((len(snapshot.peers), 4, model.layers + 1), dtype=np.int64)
     for row, profile in enumerate(snapshot.peers):
-        rates = _rates(model.as_held(profile.held), profile)
-        for place in (MIDDLE, FIRST, LAST, WHOLE):
-            limit = _network_tokens_per_s(model, profile, place)
-            rate = np.minimum(rates[place], limit) * MTOKENS
-            table[row, place, 1:] = np.minimum(np.floor(rate + 1e-6), CAPACITY_LIMIT_MTOKENS)
+        table[row, :, 1:] = _row(
+            model,
+            profile.held,
+            profile.memory_bytes,
+            profile.tokens_per_s,
+            profile.speed,
+            profile.uplink_bytes_per_s,
+            profile.downlink_bytes_per_s,
+        )
     lengths = np.arange(model.layers + 1)
     # A range that begins at neither end leaves out a layer on both sides, and so on.
     table[:, MIDDLE, lengths > model.layers - 2] = 0
@@ -112,6 +116,28 @@ def capacities_of(snapshot: Snapshot) -> Capacities:
     table[:, LAST, lengths > model.layers - 1] = 0
     table[:, WHOLE, lengths < model.layers] = 0
     return Capacities(model.layers, tuple(p.peer for p in snapshot.peers), table)
+
+
+@lru_cache(maxsize=CURVES_KEPT)
+def _row(
+    model: ModelSpec,
+    held: HeldSizes | None,
+    memory_bytes: int,
+    tokens_per_s: tuple[float, ...],
+    speed: SpeedProfile | None,
+    uplink_bytes_per_s: float | None,
+    downlink_bytes_per_s: float | None,
+) -> Ints:
+    """[4, L]: what a peer that lends this carries; not to be written to."""
+    rates = _rates(model.as_held(held), memory_bytes, tokens_per_s, speed)
+    row = np.empty((4, model.layers), dtype=np.int64)
+    for place in (MIDDLE, FIRST, LAST, WHOLE):
+        limit = _network_tokens_per_s(
+            model.activation_bytes, uplink_bytes_per_s, downlink_bytes_per_s, place
+        )
+        rate = np.minimum(rates[place], limit) * MTOKENS
+        row[place] = np.minimum(np.floor(rate + 1e-6), CAPACITY_LIMIT_MTOKENS)
+    return row
 
 
 def extra_bytes(model: ModelSpec, place: int) -> int:
@@ -125,17 +151,21 @@ def _kv_bytes_per_layer(model: ModelSpec) -> int:
     return max(1, model.kv_bytes_per_token * min(TYPICAL_CONTEXT_TOKENS, model.context_tokens))
 
 
-def _rates(model: ModelSpec, profile: PeerProfile) -> list[Floats]:
+def _rates(
+    model: ModelSpec,
+    memory_bytes: int,
+    tokens_per_s: tuple[float, ...],
+    speed: SpeedProfile | None,
+) -> list[Floats]:
     """Per place, [L]: tokens/s for 1..L layers by compute and memory; 0 where they do not fit.
 
     In the middle it is T(k) as stated. At an end, what the embedding or the head leaves of it: the
     ratio of the two computed rates where the speed is known; else all of it where it still fits.
     """
     given = np.zeros(model.layers)
-    known = min(model.layers, len(profile.tokens_per_s))
-    given[:known] = np.nan_to_num(profile.tokens_per_s[:known], nan=0.0, posinf=0.0)
+    known = min(model.layers, len(tokens_per_s))
+    given[:known] = np.nan_to_num(tokens_per_s[:known], nan=0.0, posinf=0.0)
     given = np.maximum(given, 0.0)
-    speed = profile.speed
     if speed is None:
         lost = np.array([extra_bytes(model, place) for place in range(4)])
         lengths = np.arange(1, model.layers + 1)
@@ -143,7 +173,7 @@ def _rates(model: ModelSpec, profile: PeerProfile) -> list[Floats]:
         return [np.where(fits[place], given, 0.0) for place in range(4)]
     if model.embedding_bytes == model.head_bytes == 0 and not speed.head_s > 0:
         return [given] * 4
-    computed = [_computed(model, profile.memory_bytes, speed, place) for place in range(4)]
+    computed = [_computed(model, memory_bytes, speed, place) for place in range(4)]
     middle = computed[MIDDLE]
     share = [np.divide(c, middle, out=np.zeros_like(c), where=middle > 0) for c in computed]
     return [given, *(given * share[place] for place in (FIRST, LAST, WHOLE))]
@@ -164,12 +194,17 @@ def _computed(model: ModelSpec, memory_bytes: int, speed: SpeedProfile, place: i
     return rate
 
 
-def _network_tokens_per_s(model: ModelSpec, profile: PeerProfile, place: int) -> float:
+def _network_tokens_per_s(
+    activation_bytes: int,
+    uplink_bytes_per_s: float | None,
+    downlink_bytes_per_s: float | None,
+    place: int,
+) -> float:
     limit = float("inf")
     if not place & LAST:
-        limit = min(limit, _tokens(profile.uplink_bytes_per_s, model.activation_bytes))
+        limit = min(limit, _tokens(uplink_bytes_per_s, activation_bytes))
     if not place & FIRST:
-        limit = min(limit, _tokens(profile.downlink_bytes_per_s, model.activation_bytes))
+        limit = min(limit, _tokens(downlink_bytes_per_s, activation_bytes))
     return limit
 
 

@@ -17,11 +17,11 @@ replays is in docs/planning.md.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
-from helix_p2p.cluster.profile import PeerProfile
+from helix_p2p.cluster.profile import CURVES_KEPT, PeerProfile
 from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.planning.capacity import MTOKENS, Floats, Ints
 from helix_p2p.planning.plan import Assignment, EdgeFlow
@@ -296,13 +296,19 @@ def _curve(
         rate = profile.tokens_per_s[min(len(layers), len(profile.tokens_per_s)) - 1]
         full_s = full / (len(layers) * max(rate, 1e-9))
         return full_s * (0.5 + 0.5 * _BATCHES / full), 0.0, 0.0
-    batches, seconds = (np.array(column, float) for column in zip(*speed.decode, strict=True))
-    step_s = np.interp(_BATCHES, batches, seconds)
+    head_s = speed.head_s if layers.end == snapshot.model.layers else 0.0
+    return _step_s(speed.decode), head_s, speed.prefill_s(PROMPT_TOKENS)
+
+
+@lru_cache(maxsize=CURVES_KEPT)
+def _step_s(decode: tuple[tuple[int, float], ...]) -> Floats:
+    """Seconds per layer at each of `_BATCHES`; not to be written to."""
+    batches, seconds = (np.array(column, float) for column in zip(*decode, strict=True))
+    step_s: Floats = np.interp(_BATCHES, batches, seconds)
     beyond = batches[-1] < _BATCHES
     # Beyond what was measured a batch is served as several full ones.
     step_s[beyond] = seconds[-1] * _BATCHES[beyond] / batches[-1]
-    head_s = speed.head_s if layers.end == snapshot.model.layers else 0.0
-    return step_s, head_s, speed.prefill_s(PROMPT_TOKENS)
+    return step_s
 
 
 def _latency_s(snapshot: Snapshot, source: PeerId, target: PeerId) -> float:
