@@ -12,6 +12,7 @@ import click
 OURS = "helix-p2p"
 PLANNERS = (OURS, "helix", "helix-partial", "petals", "swarm", "separate")
 OBJECTIVES = ("throughput", "latency", "flow")
+LATENCY_WEIGHT, MOST_LATENCY_WEIGHT = 0.4, 10.0
 
 
 @click.command(context_settings={"show_default": True})
@@ -28,6 +29,13 @@ OBJECTIVES = ("throughput", "latency", "flow")
     default=OBJECTIVES[0],
     type=click.Choice(OBJECTIVES),
     help="What is to be best.",
+)
+@click.option(
+    "--latency-weight",
+    default=LATENCY_WEIGHT,
+    type=click.FloatRange(min=0, max=MOST_LATENCY_WEIGHT),
+    metavar="NUMBER",
+    help="For throughput: how much waiting counts; 0 for throughput alone.",
 )
 @click.option(
     "--time-limit",
@@ -64,6 +72,7 @@ def plan(
     model: str | None,
     planner: str,
     objective: str,
+    latency_weight: float,
     time_limit: float,
     thorough: bool,
     seed: int,
@@ -83,7 +92,7 @@ def plan(
         Asked(
             cluster=cluster,
             model=model,
-            request=PlanRequest(planner, objective, time_limit, seed, thorough),
+            request=PlanRequest(planner, objective, time_limit, seed, thorough, latency_weight),
             explain=explain,
             compare=compare,
             leavers=leavers,

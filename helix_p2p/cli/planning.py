@@ -50,7 +50,8 @@ class PlanRequest:
     objective: str
     time_limit_s: float
     seed: int
-    thorough: bool = False
+    thorough: bool
+    latency_weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,7 @@ def _planned(
 ) -> Placement:
     options = PlanOptions(
         objective=request.objective,
+        latency_weight=request.latency_weight,
         seed=request.seed,
         deadline_s=request.time_limit_s,
         clock=clock,

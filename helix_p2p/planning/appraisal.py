@@ -17,7 +17,7 @@ from helix_p2p.planning.coverage import Layout, layout_of
 from helix_p2p.planning.estimate import NOT_ESTIMATED, Estimate, estimate
 from helix_p2p.planning.floor import PLANNERS_MARGIN, Floor
 from helix_p2p.planning.flow import Routing, route_flow
-from helix_p2p.planning.options import Objective
+from helix_p2p.planning.options import LATENCY_WEIGHT, Objective
 from helix_p2p.planning.plan import Placement
 from helix_p2p.planning.recreate import fetched_layers
 from helix_p2p.planning.replan import LEAST_GAIN, PAYBACK_S, lost_tokens
@@ -25,10 +25,6 @@ from helix_p2p.planning.replan import LEAST_GAIN, PAYBACK_S, lost_tokens
 FLOW_EXPONENT = 0.05
 """Ten percent of flow weigh half a percent of throughput: flow is what holds when requests are not
 as assumed."""
-
-LATENCY_WEIGHT = 0.4
-"""Twice (1 + seconds per token) weighs as much as a quarter of the throughput: more requests in
-flight are served, but at the price of each other's waiting. `sim.rank` judges with it too."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +44,13 @@ class Finalist:
     name: str
 
 
-def served_score(tokens_per_s: float, token_s: float) -> float:
-    """Throughput, less what waiting takes away."""
-    score: float = tokens_per_s * (1 + token_s) ** -LATENCY_WEIGHT
+def served_score(
+    tokens_per_s: float, token_s: float, latency_weight: float = LATENCY_WEIGHT
+) -> float:
+    """Throughput, less what waiting takes away; 0 where nothing is served."""
+    if tokens_per_s <= 0:
+        return 0.0
+    score: float = tokens_per_s * (1 + token_s) ** -latency_weight
     return score
 
 
@@ -65,6 +65,7 @@ class Appraiser:
         baseline: The greedy layout everyone can compute.
         live: What is served now.
         payback_s: Within which a migration must pay.
+        latency_weight: How much waiting counts against throughput.
     """
 
     snapshot: Snapshot
@@ -73,6 +74,7 @@ class Appraiser:
     baseline: Layout
     live: Placement | None = None
     payback_s: float = PAYBACK_S
+    latency_weight: float = LATENCY_WEIGHT
     greedy: Finalist = field(init=False)
     floor: Floor = field(init=False)
     held: Layout | None = field(init=False, default=None)
@@ -120,7 +122,8 @@ class Appraiser:
             case Objective.THROUGHPUT:
                 rate, token_s = one.estimate.throughput_tokens_per_s, one.estimate.token_s
                 share = one.routing.value_mtokens_per_s / max(1, self.floor.flow_mtokens_per_s)
-                return ((served_score(rate, token_s) - moved) * share**FLOW_EXPONENT, flow)
+                served = served_score(rate, token_s, self.latency_weight)
+                return ((served - moved) * share**FLOW_EXPONENT, flow)
 
     def service_of(self, layout: Layout) -> float:
         """The score of a layout with its plain flow; minus infinity where it is not legal."""

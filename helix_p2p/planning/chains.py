@@ -63,12 +63,16 @@ def _chained(capacities: Capacities, groups: list[Ints], count: int) -> Layout |
 
 
 def _shares(longest: Ints, layers: int) -> Ints | None:
-    """So many layers for each, as even a share of its most as whole layers allow."""
+    """So many layers for each, as even a share of its most as whole layers allow.
+
+    What is left over goes to the middle: the ends hold the embedding and the head as well.
+    """
     if int(longest.sum()) < layers:
         return None
     lengths = longest * layers // int(longest.sum())
+    from_middle = np.abs(2 * np.arange(longest.size) - (longest.size - 1))
     while (short := layers - int(lengths.sum())) > 0:
         filled = np.where(longest > lengths, (lengths + 1) / np.maximum(longest, 1), np.inf)
-        grown = np.argsort(filled, kind="stable")[: min(short, int(np.isfinite(filled).sum()))]
+        grown = np.lexsort((from_middle, filled))[: min(short, int(np.isfinite(filled).sum()))]
         lengths[grown] += 1
     return lengths

@@ -13,6 +13,13 @@ from helix_p2p.planning.cover_milp import Solver
 from helix_p2p.planning.plan import Placement
 from helix_p2p.planning.replan import PAYBACK_S
 
+LATENCY_WEIGHT = 0.4
+"""Twice (1 + seconds per token) weighs as much as a quarter of the throughput: more requests in
+flight are served, but at the price of each other's waiting."""
+
+MOST_LATENCY_WEIGHT = 10.0
+"""Beyond, throughput is no longer asked for; that objective is `latency`."""
+
 
 class Objective(StrEnum):
     """What is to be best."""
@@ -54,14 +61,16 @@ class PlanOptions:
 
     Attributes:
         objective: What is to be best.
+        latency_weight: For throughput: how much waiting counts. What is served is divided by
+            (1 + seconds per token) to this power; 0 asks for throughput alone.
         seed: Of the search's chance.
         deadline_s: Stop by then; needs `clock`.
         clock: Monotonic seconds; None plans by steps alone, and is then reproducible.
         steps: Of search per depth; None takes what suits the size of the swarm.
         payback_s: Within which a migration must pay, when there is a live placement.
         cancelled: Asked between steps; True stops with `Cancelled`.
-        judge: What a placement really serves, e.g. `sim.rank.judge`'s replay; higher is better. It
-            chooses among the finalists for throughput; None leaves that to the estimate.
+        judge: What a placement really serves, e.g. `sim.rank.judge`'s replays. It chooses
+            among the finalists for throughput; None leaves that to the estimate.
         judged_moves: Changes of the chosen placement that the judge tries; 0 takes as many as the
             time allows, and none without a deadline.
         solver: For the flow objective with a deadline: tightens the bound of small swarms in a
@@ -69,6 +78,7 @@ class PlanOptions:
     """
 
     objective: str = Objective.THROUGHPUT
+    latency_weight: float = LATENCY_WEIGHT
     seed: int = 0
     deadline_s: float | None = None
     clock: Callable[[], float] | None = None
@@ -85,9 +95,38 @@ class PlanOptions:
                 f"objective {self.objective!r} is unknown",
                 hint=f"one of {', '.join(Objective)}",
             )
+        if not 0 <= self.latency_weight <= MOST_LATENCY_WEIGHT:
+            raise ConfigError(
+                f"a latency weight of {self.latency_weight} is not in 0 to {MOST_LATENCY_WEIGHT:g}"
+            )
 
 
-Judge = Callable[[Snapshot, Placement], float]
-"""A placement's verdict: pure, deterministic, comparable between placements of one snapshot."""
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a placement serves, by a judge.
+
+    Attributes:
+        tokens_per_s: Of all requests together; 0 where nothing is served.
+        token_s: Seconds per token of one request; only read where something is served.
+    """
+
+    tokens_per_s: float
+    token_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """What placements really serve, where chance has a part in it.
+
+    Attributes:
+        serves: What a placement serves in a trial: pure, deterministic, comparable between
+            placements of one snapshot in the same trial. What that is worth is for the objective
+            to say. Trial 0 leads the search; it is asked for dozens of placements.
+        finals: Trials from 1, which may be longer, for the few that lead at the end.
+    """
+
+    serves: Callable[[Snapshot, Placement, int], Served]
+    finals: int = 0
+
 
 OnProgress = Callable[[Progress], None]

@@ -15,7 +15,7 @@ from random import Random
 
 from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.errors import Cancelled
-from helix_p2p.planning.appraisal import Appraiser, Finalist
+from helix_p2p.planning.appraisal import Appraiser, Finalist, served_score
 from helix_p2p.planning.capacity import Capacities, Ints, capacities_of
 from helix_p2p.planning.chains import chain_layouts
 from helix_p2p.planning.cover_milp import MOST_COLUMNS, Solver, columns_of, tighten
@@ -50,6 +50,9 @@ SEARCHED_SHARE = 0.4
 
 ANNEALED_SHARE = 0.7
 """Of the time until which service is annealed where a judge comes after it."""
+
+JUDGED_SHARE = 0.9
+"""Of the time until which changes are judged; finals come after it."""
 
 SERVICE_STARTS = 2
 """Finalists from which service is annealed; with more each gets less time and ends worse."""
@@ -141,6 +144,7 @@ class _Run:
             self.portfolio.baseline,
             self.live,
             self.options.payback_s,
+            self.options.latency_weight,
         )
 
     @property
@@ -214,15 +218,19 @@ class _Run:
             if not self._late(0.93):
                 chosen = self.appraiser.cheapest(chosen)
             return self._placement(chosen)
-        judging = Judging(
-            self.appraiser,
-            lambda one: judge(self.snapshot, self._placement(one)),
-            lambda: self._gone() >= 1,
-        )
+
+        def trial(one: Finalist, number: int) -> float:
+            served = judge.serves(self.snapshot, self._placement(one), number)
+            return served_score(served.tokens_per_s, served.token_s, self.options.latency_weight)
+
+        judging = Judging(self.appraiser, trial, judge.finals, lambda: self._gone() >= 1)
         judging.compare(best)
         moves = self.options.judged_moves or (MOST_MOVES if self.portfolio.timed else 0)
         random = Random(self.options.seed * 32_452_843)
-        judging.improve(moves, self.portfolio.bound, random, self._report)
+        judging.improve(
+            moves, self.portfolio.bound, random, self._report, lambda: self._gone() >= JUDGED_SHARE
+        )
+        judging.decide()
         return self._placement(judging.best)
 
     def _placement(self, chosen: Finalist) -> Placement:

@@ -94,6 +94,7 @@ def appraiser_of(
         greedy_baseline(table, upper_bound(table)),
         live,
         options.payback_s,
+        options.latency_weight,
     )
 
 

@@ -65,6 +65,9 @@ class HelixRun:
             artifact does.
         warm_up_s: Left out of the figures.
         duration_s: Of the window.
+        least_finished: Offline: while fewer queries have finished in the window it goes on, half a
+            `duration_s` at a time; what serves slowly is then known as well as what serves fast.
+        longest_s: Of a window that goes on.
         equal_admission: Every scheduler chooses whole routes under the expected-KV rule, and the
             closed loop is fed by it; False leaves the baselines without admission, as in the paper.
         reserves: Our admission instead: room for the whole answer is reserved, and a query that
@@ -84,6 +87,8 @@ class HelixRun:
     choice_seed: int | None = None
     warm_up_s: float = 60.0
     duration_s: float = 600.0
+    least_finished: int = 0
+    longest_s: float = 0.0
     equal_admission: bool = False
     reserves: bool = False
     begin_full: bool = False
@@ -97,6 +102,8 @@ class HelixRun:
             raise ConfigError("an offline run needs at least one query in flight")
         if not self.duration_s > 0 or self.warm_up_s < 0:
             raise ConfigError("a run needs a window, and no negative warm-up")
+        if self.least_finished and (self.online or self.longest_s < self.duration_s):
+            raise ConfigError("only an offline window goes on, and no longer than it may be")
         by_routes = self.equal_admission or self.scheduler is Scheduler.MAX_FLOW
         if self.reserves and (self.begin_full or not by_routes):
             raise ConfigError("only whole routes can be reserved, and none that began before")
@@ -151,6 +158,7 @@ class _Replay:
         self._arrivals: Iterator[Arrival] = iter(())
         self._waiting: deque[Query] = deque()
         self._running = 0
+        self._finished_within = 0
         self._figures = Figures(run.duration_s)
 
     def _connect(self, setup: HelixSetup) -> tuple[list[Way], list[Way]]:
@@ -191,23 +199,34 @@ class _Replay:
                 self._feed(self._start_s + number * FIRST_FEED_GAP_S)
         every_s = (end_s - self._start_s) / SAMPLES
         sample_s, events, now_s = self._start_s, 0, self._start_s
-        while heap and heap[0][0] < end_s:
-            now_s, _, kind, what, whom = heappop(heap)
-            if now_s >= sample_s:
-                self._sample(now_s)
-                sample_s += every_s
-            events += 1
-            if kind == _LAYER_DONE:
-                self._layer_done(what, now_s)  # type: ignore[arg-type]
-            elif kind == _RECEIVE:
-                self._receive(what, whom, now_s)  # type: ignore[arg-type]
-            elif kind == _ARRIVE:
-                self._arrive(what, now_s)  # type: ignore[arg-type]
-            elif kind == _RESUME:
-                self._send(None, [what], now_s)  # type: ignore[list-item]
-            else:
-                self._pump(what, now_s)  # type: ignore[arg-type]
+        for end_s in self._ends():
+            while heap and heap[0][0] < end_s:
+                now_s, _, kind, what, whom = heappop(heap)
+                if now_s >= sample_s:
+                    self._sample(now_s)
+                    sample_s += every_s
+                events += 1
+                if kind == _LAYER_DONE:
+                    self._layer_done(what, now_s)  # type: ignore[arg-type]
+                elif kind == _RECEIVE:
+                    self._receive(what, whom, now_s)  # type: ignore[arg-type]
+                elif kind == _ARRIVE:
+                    self._arrive(what, now_s)  # type: ignore[arg-type]
+                elif kind == _RESUME:
+                    self._send(None, [what], now_s)  # type: ignore[list-item]
+                else:
+                    self._pump(what, now_s)  # type: ignore[arg-type]
         return self._close(events, min(now_s, end_s))
+
+    def _ends(self) -> Iterator[float]:
+        """The end of the window, and a later one as long as too few queries finished in it."""
+        run, figures = self._run, self._figures
+        start_s = self._window[0]
+        yield self._window[1]
+        while self._finished_within < run.least_finished and figures.window_s < run.longest_s:
+            figures.window_s = min(run.longest_s, figures.window_s + run.duration_s / 2)
+            self._window = (start_s, start_s + figures.window_s)
+            yield self._window[1]
 
     def _push(self, at_s: float, kind: int, what: object, whom: object = None) -> None:
         self._order += 1
@@ -263,7 +282,8 @@ class _Replay:
 
     def _gather(self, query: Query, now_s: float) -> None:
         start_s, end_s = self._window
-        if start_s <= now_s <= end_s:
+        within = start_s <= now_s <= end_s
+        if within:
             latencies = self._figures.prompt_s if query.prompt else self._figures.decode_s
             latencies.append(now_s - query.began_s)
         was_prompt = query.prompt
@@ -277,6 +297,7 @@ class _Replay:
         finished = query.done == query.output_tokens
         if finished:
             self._finish(query)
+            self._finished_within += within
         else:
             query.began_s = now_s
             query.hop = 0

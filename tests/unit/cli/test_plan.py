@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from helix_p2p.cli.plan import OBJECTIVES, OURS, PLANNERS, plan
+from helix_p2p.cli.plan import LATENCY_WEIGHT, MOST_LATENCY_WEIGHT, OBJECTIVES, OURS, PLANNERS, plan
 from helix_p2p.errors import ConfigError, SwarmTooSmall
+from helix_p2p.planning import options
 from helix_p2p.planning.baselines import BASELINES
 from helix_p2p.planning.planner import Objective
 
@@ -150,3 +151,19 @@ def test_choices_on_the_command_line_are_the_planners_and_objectives_there_are()
     assert set(PLANNERS) == {OURS, *BASELINES}
     assert set(OBJECTIVES) == {objective.value for objective in Objective}
     assert OBJECTIVES[0] == Objective.THROUGHPUT.value
+    assert (LATENCY_WEIGHT, MOST_LATENCY_WEIGHT) == (
+        options.LATENCY_WEIGHT,
+        options.MOST_LATENCY_WEIGHT,
+    )
+
+
+def test_what_waiting_weighs_is_asked_for_on_the_command_line() -> None:
+    refused = CliRunner().invoke(plan, ["single24", "--latency-weight", "-1"])
+    assert refused.exit_code == 2
+
+    def token_s(weight: str) -> float:
+        said = planned("geo24", "--model", "70b", "--time-limit", "4", "--latency-weight", weight)
+        served: float = said["plan"]["estimate"]["token_s"]
+        return served
+
+    assert token_s("0") > token_s("4")

@@ -13,7 +13,7 @@ from helix_p2p.planning.regions import kind_split
 def test_equal_peers_share_the_layers_evenly() -> None:
     capacities = capacities_of(reference_snapshot("single24", "30b", only_kind="L4", mix="l4x8"))
     (chain,) = chain_layouts(capacities, [])
-    assert sorted(chain.ends - chain.starts) == [7, 7, 7, 7, 8, 8, 8, 8]
+    assert (chain.ends - chain.starts).tolist() == [7, 7, 8, 8, 8, 8, 7, 7], "ends hold more"
     assert value_of(capacities, chain) > 0
 
 

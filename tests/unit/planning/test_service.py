@@ -1,12 +1,10 @@
-"""What is served: the floor of plans, the estimate against published figures, moves, the judge."""
+"""What is served: the floor of plans, the estimate against published figures, moves."""
 
-from dataclasses import replace
 from random import Random
 
 import pytest
 
 from helix_p2p.cluster.reference import published_placements, reference_snapshot
-from helix_p2p.cluster.snapshot import Snapshot
 from helix_p2p.planning.bound import upper_bound
 from helix_p2p.planning.capacity import capacities_of
 from helix_p2p.planning.coverage import layout_of
@@ -15,7 +13,7 @@ from helix_p2p.planning.floor import PLANNERS_MARGIN, Floor, floor_of
 from helix_p2p.planning.flow import route_flow
 from helix_p2p.planning.hubs import hub_layouts
 from helix_p2p.planning.moves import Moves
-from helix_p2p.planning.plan import Assignment, Placement
+from helix_p2p.planning.plan import Assignment
 from helix_p2p.planning.planner import PlanOptions, plan
 
 
@@ -96,19 +94,3 @@ def test_every_change_of_a_layout_fits_into_its_peers():
             made = change(layout)
             held = made.ends > made.starts
             assert (table.of_layout(made.starts, made.ends)[held] > 0).all()
-
-
-def test_a_judge_chooses_among_finalists_and_leads_the_last_changes():
-    snapshot = reference_snapshot("single24", "70b", only_kind="A100")
-    snapshot = replace(snapshot, model=replace(snapshot.model, layers=20))
-    asked: list[Placement] = []
-
-    def fewest_layers(_snapshot: Snapshot, placement: Placement) -> float:
-        asked.append(placement)
-        return -sum(len(a.layers) for a in placement.assignments)
-
-    options = PlanOptions(steps=40, judge=fewest_layers, judged_moves=10)
-    found = plan(snapshot, options)
-    assert fewest_layers(snapshot, found) == max(fewest_layers(snapshot, one) for one in asked[:])
-    assert len(asked) > 2
-    assert found == plan(snapshot, options)

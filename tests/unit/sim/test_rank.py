@@ -12,7 +12,7 @@ from helix_p2p.planning.planner import PlanOptions
 from helix_p2p.sim.helix.replay import HelixRun, replay
 from helix_p2p.sim.helix.routes import Scheduler
 from helix_p2p.sim.helix.setup import published_setup, snapshot_setup
-from helix_p2p.sim.rank import rank, rank_setups
+from helix_p2p.sim.rank import judge, rank, rank_setups
 
 
 def test_the_published_placements_rank_as_the_paper_measured_them():
@@ -56,6 +56,43 @@ def test_a_peer_of_which_only_its_rate_is_known_serves_at_that_rate():
     unknown = replace(blind, peers=tuple(replace(p, tokens_per_s=()) for p in blind.peers))
     with pytest.raises(ConfigError, match="how fast"):
         snapshot_setup(unknown, placement)
+
+
+def test_a_slow_swarm_is_replayed_until_enough_requests_finished():
+    slow = published_setup("geo24/30b/ilp-l4")
+    short = HelixRun(begin_full=True, warm_up_s=20.0, duration_s=40.0)
+    longer = replace(short, least_finished=20, longest_s=400.0)
+    few, more = replay(slow, short), replay(slow, longer)
+    assert few.window_s == 40.0
+    assert more.window_s in {60.0 + 20.0 * n for n in range(18)}
+    assert more.finished >= 20 > few.finished
+    # Those of the warm-up do not count; what was seen before the window went on still does.
+    assert more.decode_s[: len(few.decode_s)] == few.decode_s
+    assert more.decode_tokens_per_s == len(more.decode_s) / more.window_s
+    bounded = replay(slow, replace(longer, least_finished=10_000, longest_s=90.0))
+    assert bounded.window_s == 90.0
+
+
+def test_finals_see_more_of_other_requests_and_people_online_where_their_rate_is_known(monkeypatch):
+    monkeypatch.setattr("helix_p2p.sim.rank.FINAL_FINISHED", 60)
+    monkeypatch.setattr("helix_p2p.sim.rank.FINAL_ONLINE_S", 120.0)
+    snapshot = reference_snapshot("geo24", "30b", only_kind="L4", mix="l4x8")
+    placement = BASELINES["swarm"](snapshot, PlanOptions(), None, None)
+    known = judge(arrival_tokens_per_s=15.0)
+    assert (judge().finals, known.finals) == (2, 4)
+    served = [known.serves(snapshot, placement, trial) for trial in range(5)]
+    closed, online = (served[0], served[1], served[3]), (served[2], served[4])
+    assert len({one.tokens_per_s for one in served}) == 5
+    assert max(one.tokens_per_s for one in online) < min(one.tokens_per_s for one in closed)
+    assert served[1] == judge().serves(snapshot, placement, 1)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"online": True, "arrival_tokens_per_s": 1.0, "longest_s": 900.0}, {"longest_s": 1.0}]
+)
+def test_only_an_offline_window_goes_on_and_no_longer_than_it_may(wrong):
+    with pytest.raises(ConfigError, match="goes on"):
+        HelixRun(least_finished=1, **wrong)
 
 
 def test_nothing_to_rank_is_refused():
