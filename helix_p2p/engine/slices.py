@@ -20,6 +20,7 @@ from transformers.utils import logging as _transformers_logging
 
 from helix_p2p.engine.architecture import Absent, Architecture
 from helix_p2p.engine.checkpoint import Checkpoint, layer_of, renumber
+from helix_p2p.engine.huge_pages import move_to_huge_pages
 from helix_p2p.engine.memory import is_out_of_memory, trim_heap
 from helix_p2p.engine.merged_layer import merged
 from helix_p2p.engine.quantised import Quantisation, quantise, resident_bytes
@@ -117,6 +118,7 @@ def load_slice(
         raise OutOfMemory(f"no memory for {len(indices)} layers on {device}") from error
     for name in architecture.head if end else ():
         shell.set_submodule(name, widened(shell.get_submodule(name)))
+    move_to_huge_pages([*layers.values(), shell])
     return LoadedSlice(layers, shell, start, end)
 
 
