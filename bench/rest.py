@@ -121,6 +121,8 @@ def main() -> None:
     parser.add_argument("--slack", action="store_true", help="needs root")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.turns < 1 or not options.seconds > 0:
+        parser.error("turns and seconds are above zero")
     report = Report("a swarm at rest")
     run(rest(options, report))
     sys.exit(report.finish(options.json))
