@@ -83,11 +83,18 @@ def bars(title: str, unit: str, data: Sequence[Bar]) -> str:
                 f'y1="{scale.y(bar.least):.1f}" y2="{scale.y(bar.most):.1f}"/>'
             )
         if one >= 26:
-            brief = f"{bar.mean:.3g}" if bar.mean >= 1 else f"{bar.mean:.2g}"
-            out.append(_text(x + one / 2, scale.y(bar.most) - 4, brief, "ink", 10))
+            out.append(_text(x + one / 2, scale.y(bar.most) - 4, brief(bar.mean), "ink", 10))
     for number, group in enumerate(groups):
         out.append(_text(LEFT + each * (number + 0.5), scale.base + 16, _short(group), "ink"))
     return _svg(title, width, HEIGHT, out, _numbered(series))
+
+
+def brief(value: float) -> str:
+    """Three digits, zeros at the end too: beside 0.89 stands 1.00 and not 1."""
+    for least, digits in ((99.95, 0), (9.995, 1), (0.0995, 2)):
+        if value >= least:
+            return f"{value:.{digits}f}"
+    return f"{value:.2g}"
 
 
 def curves(

@@ -109,6 +109,8 @@ def _summary(results: Sequence[RunResult]) -> str:
         lines.append(f"<li><b>{escape(setting)}</b>: {escape(said)}</li>")
     seeds = len({r.seed for r in results})
     about = f"{len(results)} runs, {seeds} {'seed' if seeds == 1 else 'seeds'} each."
+    if seeds > 1:
+        about += " Bars are means, whiskers the least and the most; curves are of the first seed."
     return f"<p>{about}</p><ul>{''.join(lines)}</ul>" if results else ""
 
 
@@ -174,7 +176,7 @@ def _details(results: Sequence[RunResult]) -> list[str]:
         scatter(
             f"Planned flow and measured load per edge: {r.served_by}",
             "planned, tokens/s (dashed: load in proportion to flow)",
-            "measured, tokens/s",
+            "measured, tokens/s, prompts included",
             [(_edge(e), e.flow_tokens_per_s, e.measured_tokens_per_s) for e in r.edges],
         )
         for r in first

@@ -101,6 +101,17 @@ def test_processes_change_nothing_but_the_time(scenario, results):
     assert [replace(r, cpu_s=0.0) for r in beside] == [replace(r, cpu_s=0.0) for r in alone]
 
 
+def test_figures_above_bars_have_three_digits_at_the_end_too():
+    values = (0.0123, 0.886, 0.9996, 1.003, 3.94, 9.996, 40.86, 99.96, 331.2)
+    shown = ["0.012", "0.89", "1.00", "1.00", "3.94", "10.0", "40.9", "100", "331"]
+    assert [charts.brief(value) for value in values] == shown
+
+
+def test_the_report_says_which_seed_its_curves_are_of_where_there_are_several(results):
+    assert "first seed" in report_html("two", results)
+    assert "first seed" not in report_html("one", [r for r in results if r.seed == 0])
+
+
 def test_the_report_stands_alone_and_shows_every_run(results):
     page = report_html("small & quick", results)
     assert "small &amp; quick" in page
