@@ -27,6 +27,7 @@ from helix_p2p.planning.plan import Placement
 from helix_p2p.planning.portfolio import Portfolio
 from helix_p2p.planning.regions import kind_split, region_splits
 from helix_p2p.planning.service import ServiceSearch
+from helix_p2p.planning.sooner import sooner
 
 __all__ = ["Objective", "OnProgress", "PlanOptions", "Progress", "plan"]
 
@@ -215,6 +216,8 @@ class _Run:
         judge = self.options.judge
         if judge is None or self.options.objective != Objective.THROUGHPUT:
             chosen = best[0]
+            if self.live is None and not self.flow_only:
+                chosen = self._serving_soon(chosen)
             if not self._late(0.93):
                 chosen = self.appraiser.cheapest(chosen)
             return self._placement(chosen)
@@ -232,6 +235,16 @@ class _Run:
         )
         judging.decide()
         return self._placement(judging.best)
+
+    def _serving_soon(self, chosen: Finalist) -> Finalist:
+        """A large swarm's first plan with quick lines at every layer; a small one has no choice."""
+        if len(self.capacities.peers) <= SERVED_PEERS:
+            return chosen
+        layout = sooner(self.snapshot, self.capacities, chosen.layout)
+        if layout is chosen.layout:
+            return chosen
+        one = self.appraiser.finalist(layout, chosen.name)
+        return one if self.appraiser.legal(one) else chosen
 
     def _placement(self, chosen: Finalist) -> Placement:
         routing = chosen.routing
