@@ -112,19 +112,25 @@ class Judging:
                 line.value = value
 
     def decide(self) -> None:
-        """Of what came of the starts, keep the best in the finals."""
+        """Of what came of the starts, keep the best in as many finals as there is time for."""
         most = self._leader.value
         hopeful = [x for x in self._lines if x.value >= most - (1 - HOPEFUL) * abs(most)]
-        if len(hopeful) < 2 or not self._finals:
+        if len(hopeful) < 2:
             return
         shares = [0.0] * len(hopeful)
         for trial in range(1, 1 + self._finals):
-            if self._over():
-                return
-            values = [self._value(line.best, trial) for line in hopeful]
+            values = []
+            for line in hopeful:
+                if self._over():
+                    break
+                values.append(self._value(line.best, trial))
+            if len(values) < len(hopeful):
+                break
             # Trials of different loads differ in scale and count alike.
             most = max(1e-9, *values)
             shares = [share + value / most for share, value in zip(shares, values, strict=True)]
+        if not any(shares):
+            return  # no final was held
         bar = max(shares) - (1 - ALIKE) * abs(max(shares))
         alike = [line for line, share in zip(hopeful, shares, strict=True) if share >= bar]
         self._lines = [max(alike, key=lambda line: self._appraiser.score(line.best))]

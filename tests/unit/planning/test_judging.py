@@ -107,3 +107,25 @@ def test_what_waiting_weighs_is_the_users_choice() -> None:
 def test_a_weight_that_makes_no_sense_is_refused(weight: float) -> None:
     with pytest.raises(ConfigError, match="weight"):
         PlanOptions(latency_weight=weight)
+
+
+def test_finals_that_time_cuts_short_leave_the_searchs_choice() -> None:
+    now_s = 0.0
+
+    def rate(shown: Shape, trial: int) -> float:
+        nonlocal now_s
+        now_s += 1.0 if trial == 0 else 60.0
+        return 1000.0 + alone(shown) if trial == 0 else 1000.0 / (1 + alone(shown))
+
+    judge = Recorded(rate)
+    timed = PlanOptions(
+        steps=10,
+        judge=Judge(judge.serves, finals=1),
+        judged_moves=5,
+        deadline_s=100.0,
+        clock=lambda: now_s,
+    )
+    found = plan(SNAPSHOT, timed)
+    assert [trial for _, trial in judge.asked].count(1) == 2, "none begins when time is over"
+    by_search = max(judge.asked, key=lambda asked: (asked[1] == 0, alone(asked[0])))
+    assert shape(found) == by_search[0]
