@@ -3,11 +3,13 @@
 An entry peer sees whole pipelines only, so each span of tokens is charged to every peer on the way.
 What tells the slow one is its best recent span: every other peer is soon part of a pipeline without
 it. Spans are compared with the peer's own best, so that slow hardware is no fault (the plan knows
-its speed), and the others' must not have grown alike, so that load is none either. Grey failure:
-Huang et al., "Gray Failure: The Achilles' Heel of Cloud-Scale Systems", HotOS 2017.
+its speed), and the others' must not have grown alike, so that load is none either. Where all have
+slowed down alike, as they do on the only pipeline in use, a route now and then goes around one of
+them: what it takes tells a slow peer from load. Grey failure: Huang et al., "Gray Failure: The
+Achilles' Heel of Cloud-Scale Systems", HotOS 2017.
 
 Always: nobody is left out on less than `SPANS` spans, or where there is nobody to compare with;
-being left out ends by itself.
+being left out ends by itself; one route per `TRY_S` is spent on finding out.
 """
 
 from collections import deque
@@ -23,6 +25,7 @@ SPANS = 3
 RECENT_S = 30.0
 SLOWER = 3.0
 """Times its own best, beyond what another one has slowed down in the same time."""
+TRY_S = 1.0
 
 
 @dataclass(slots=True)
@@ -51,11 +54,15 @@ class SlowPeers:
         self._paces: dict[PeerId, _Pace] = {}
         self._spans: dict[SessionId, _Span] = {}
         self._masks: Masks[PeerId] = Masks(shortest_s=30.0, longest_s=120.0)
+        self._unclear: dict[PeerId, float] = {}
+        """Who has slowed down like all others, with when that was seen last; in turn."""
+        self._try_due_s = 0.0
 
     def forget(self) -> None:
         """A new plan: peers hold other layers, what was measured says nothing any more."""
         self._paces.clear()
         self._spans.clear()
+        self._unclear.clear()
 
     def token(self, session: SessionId, peers: Iterable[PeerId], now_s: float) -> None:
         """A token of a session came; its first one only starts the clock."""
@@ -76,6 +83,24 @@ class SlowPeers:
         """Whom to leave out where there is a way around."""
         return self._masks.masked(now_s)
 
+    def suspect(self, now_s: float, but: PeerId | None = None) -> PeerId | None:
+        """Whom the next route, and only that, should go around where it can; mostly nobody.
+
+        Args:
+            now_s: Now.
+            but: Who is on every route.
+        """
+        if now_s < self._try_due_s:
+            return None
+        for peer, seen_s in list(self._unclear.items()):
+            if now_s - seen_s > RECENT_S:
+                del self._unclear[peer]
+            elif peer != but:
+                self._unclear[peer] = self._unclear.pop(peer)  # the next one's turn
+                self._try_due_s = now_s + TRY_S
+                return peer
+        return None
+
     def _charge(self, peers: tuple[PeerId, ...], step_s: float, now_s: float) -> None:
         for peer in peers:
             pace = self._paces.get(peer)
@@ -87,6 +112,7 @@ class SlowPeers:
         for peer in peers:
             pace = self._paces[peer]
             if step_s <= SLOWER * pace.best_s:
+                self._unclear.pop(peer, None)
                 continue  # its best recent span is no longer than this one
             since_s = pace.recent[0][0]
             if len(pace.recent) < SPANS or now_s - since_s > RECENT_S:
@@ -101,4 +127,7 @@ class SlowPeers:
             ]
             if others and own > SLOWER * min(others):
                 self._masks.fail(peer, now_s)
+                self._unclear.pop(peer, None)
                 pace.recent.clear()
+            else:
+                self._unclear[peer] = now_s

@@ -77,7 +77,9 @@ class Standing:
         def choose(serving: Mapping[PeerId, LayerRange]) -> Route | None:
             return self._router.choose(self._me, serving, float(tokens), preferred)
 
-        for without in dict.fromkeys((avoid | self._slow.slow(now_s), avoid)):
+        slow, suspect = avoid | self._slow.slow(now_s), self._slow.suspect(now_s, but=self._me)
+        tried = slow if suspect is None else slow | {suspect}
+        for without in dict.fromkeys((tried, slow, avoid)):
             rest = {p: held for p, held in usable.items() if p == self._me or p not in without}
             route = self._blame.around(choose, rest, now_s)
             if route is not None:

@@ -137,7 +137,8 @@ class EntryChoice:
         masked = self.masked(now_s)
         usable = {p for p in self._candidates if p not in masked and p not in exclude}
         known = self._familiar.find(chain_of(b"", _ANYBODY, tokens)) if self._familiar else None
-        return self._next(usable - self._slow.slow(now_s) or usable, known)
+        brisk = usable - self._slow.slow(now_s)
+        return self._next(brisk - {self._slow.suspect(now_s)} or brisk or usable, known)
 
     def pick_last_resort(self) -> PeerId | None:
         """The next entry peer, masked or not; None only when none is known."""

@@ -2,7 +2,7 @@
 
 import itertools
 
-from helix_p2p.routing.slowness import SPAN_TOKENS, SPANS, SlowPeers
+from helix_p2p.routing.slowness import RECENT_S, SPAN_TOKENS, SPANS, TRY_S, SlowPeers
 from helix_p2p.types import PeerId, SessionId
 
 A, B, C, D = (PeerId(name) for name in "abcd")
@@ -17,8 +17,8 @@ class Feed:
         self.now_s = 0.0
         self._names = itertools.count()
 
-    def rounds(self, count, step_of):
-        for _, route in itertools.product(range(count), ROUTES):
+    def rounds(self, count, step_of, routes=ROUTES):
+        for _, route in itertools.product(range(count), routes):
             session = SessionId(next(self._names).to_bytes(16, "big"))
             if self.slow.slow(self.now_s) & set(route):
                 continue
@@ -74,4 +74,39 @@ def test_new_plan_forgets_what_was_measured():
     feed.rounds(3, lambda peer: 0.01)
     feed.slow.forget()
     feed.rounds(SPANS, lambda peer: 0.1 if peer == C else 0.01)
+    assert feed.found == frozenset()
+
+
+def test_of_the_only_pipeline_each_is_gone_around_in_turn_and_the_slow_one_is_found():
+    feed, lone, around = Feed(), ((A, C, D),), ((A, B, D),)
+    feed.rounds(3, lambda peer: 0.01, lone)
+    assert feed.slow.suspect(feed.now_s) is None
+    feed.rounds(3, lambda peer: 0.1 if peer == C else 0.01, lone)
+    assert feed.found == frozenset(), "nobody to compare with"
+    turns = [feed.slow.suspect(feed.now_s + TRY_S * turn, but=A) for turn in range(3)]
+    assert turns == [C, D, C], "one after another, and never who is on every route"
+    feed.rounds(1, lambda peer: 0.01, around)
+    feed.rounds(1, lambda peer: 0.1 if peer == C else 0.01, lone)
+    assert feed.found == {C}
+    assert feed.slow.suspect(feed.now_s + TRY_S) != C
+
+
+def test_one_route_at_a_time_is_spent_on_finding_out_and_none_when_it_is_over():
+    feed, lone = Feed(), ((A, C),)
+    feed.rounds(3, lambda peer: 0.01, lone)
+    feed.rounds(3, lambda peer: 0.1, lone)
+    assert feed.slow.suspect(feed.now_s) == A
+    assert feed.slow.suspect(feed.now_s) is None
+    assert feed.slow.suspect(feed.now_s + RECENT_S + 1) is None, "long ago"
+    feed.rounds(1, lambda peer: 0.1, lone)
+    assert feed.slow.suspect(feed.now_s + TRY_S) is not None
+    feed.rounds(1, lambda peer: 0.01, lone)
+    assert feed.slow.suspect(feed.now_s + 2 * TRY_S) is None, "as fast as ever"
+
+
+def test_a_way_around_that_is_as_slow_means_load():
+    feed = Feed()
+    feed.rounds(3, lambda peer: 0.01, ((A, C), (A, D)))
+    feed.rounds(3, lambda peer: 0.1, ((A, C),))
+    feed.rounds(3, lambda peer: 0.1, ((A, D), (A, C)))
     assert feed.found == frozenset()

@@ -1,7 +1,8 @@
 from helix_p2p.planning.plan import EdgeFlow, MinCut, Placement
 from helix_p2p.routing.route import Router
+from helix_p2p.routing.slowness import SPAN_TOKENS, TRY_S
 from helix_p2p.routing.standing import Standing
-from helix_p2p.types import LayerRange, PeerId
+from helix_p2p.types import LayerRange, PeerId, SessionId
 
 ME, ONE, TWO = PeerId("me"), PeerId("one"), PeerId("two")
 SERVING = {ME: LayerRange(0, 4), ONE: LayerRange(4, 8), TWO: LayerRange(4, 8)}
@@ -90,3 +91,21 @@ def test_routes_begin_here_only_while_this_peer_serves_the_first_layers():
     assert standing().begins_here
     assert not standing({**SERVING, ME: LayerRange(1, 4)}).begins_here
     assert not standing({ONE: LayerRange(0, 8)}).begins_here
+
+
+def test_a_lone_pipeline_that_has_become_slow_is_gone_around_once_a_while():
+    flows = (EdgeFlow(None, ME, 1), EdgeFlow(ME, ONE, 1), EdgeFlow(ONE, None, 1))
+    router = Router(8)
+    router.follow(Placement((), flows, 1, 1, MinCut(), "test", 0.0))
+    known = Standing(ME, router)
+    known.see(SERVING, {}, 1)
+    now_s = 0.0
+    for number, step_s in enumerate([0.01] * 3 + [0.1] * 3):
+        session = SessionId(bytes([number]) * 16)
+        for _ in range(SPAN_TOKENS + 1):
+            known.token(session, (ME, ONE), now_s)
+            now_s += step_s
+        known.over(session)
+    taken = [known.route(NOBODY, 10, now_s)[-1].peer for _ in range(4)]
+    assert taken == [TWO, ONE, ONE, ONE]
+    assert known.route(NOBODY, 10, now_s + TRY_S)[-1].peer == TWO

@@ -108,3 +108,15 @@ def test_entry_peer_that_has_become_slow_is_asked_only_where_nobody_else_is_left
         client.over(session)
     assert {client.pick(now_s) for _ in range(10)} == {B}
     assert client.pick(now_s, {B}) == A
+
+
+def test_of_the_plans_only_entry_peer_that_has_become_slow_another_is_tried_once_a_while():
+    client = choice(EntryCandidate(A, 1), EntryCandidate(B, 0))
+    now_s = 0.0
+    for number, step_s in enumerate([0.01] * 3 + [0.1] * 3):
+        session = SessionId(number.to_bytes(16, "big"))
+        for _ in range(9):
+            client.token(session, A, now_s)
+            now_s += step_s
+        client.over(session)
+    assert [client.pick(now_s) for _ in range(3)] == [B, A, A]
