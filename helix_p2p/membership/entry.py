@@ -31,6 +31,7 @@ class MemberEntry:
         shown_word: The word of ours that it holds, as it says; empty for none, None while it has
             said nothing of it.
         shown_beat: The plan and the beat that it holds, as it says.
+        tellings: In how many more messages its word is news; `gossip` counts.
         present: Whether it is still a member; who keeps an entry for a while looks here.
         rtt_s: Round trip, smoothed.
         skew_s: Its wall clock minus ours.
@@ -48,6 +49,7 @@ class MemberEntry:
     told_state: PeerState | None = None
     shown_word: bytes | None = None
     shown_beat: tuple[bytes, int] | None = None
+    tellings: int = 0
     present: bool = True
     rtt_s: float | None = None
     skew_s: float | None = None

@@ -11,7 +11,6 @@ size.
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from math import ceil, log2
 from random import Random
@@ -30,14 +29,6 @@ GONE_KEPT = 256
 GONE_PER_MESSAGE = 16
 
 
-@dataclass(slots=True)
-class _Rumour:
-    """Whose announcement is news, and in how many more messages."""
-
-    entry: MemberEntry
-    left: int
-
-
 class Gossip:
     """Targets, rumours and the round trips that are under way.
 
@@ -53,7 +44,7 @@ class Gossip:
         self._rng = rng
         self._everyone_up_to = everyone_up_to
         self._fan_out = fan_out
-        self._rumours: dict[PeerId, _Rumour] = {}  # both are read newest first, in every message
+        self._rumours: dict[PeerId, MemberEntry] = {}  # both are read newest first, each time
         self._gone: dict[bytes, int] = {}
         self._sent_s: OrderedDict[int, tuple[PeerId, float]] = OrderedDict()
         self._number = rng.getrandbits(32)
@@ -112,7 +103,8 @@ class Gossip:
         if members != self._tellings_of[0]:
             small = members <= self._everyone_up_to
             self._tellings_of = members, 3 * _rounds(members) if small else _tellings(members)
-        self._rumours[entry.peer] = _Rumour(entry, self._tellings_of[1])
+        self._rumours[entry.peer] = entry
+        entry.tellings = self._tellings_of[1]
         while len(self._rumours) > RUMOURS_KEPT:
             del self._rumours[next(iter(self._rumours))]
 
@@ -128,15 +120,14 @@ class Gossip:
         chosen: list[MemberEntry] = []
         told: list[PeerId] = []
         looked_at = 0
-        for rumour in reversed(self._rumours.values()):
+        for entry in reversed(self._rumours.values()):
             if looked_at == most:
                 break
-            entry = rumour.entry
             if entry.peer == to:
                 continue
             looked_at += 1
-            rumour.left -= 1
-            if rumour.left <= 0:
+            entry.tellings -= 1
+            if entry.tellings <= 0:
                 told.append(entry.peer)
             if entry.present:
                 chosen.append(entry)

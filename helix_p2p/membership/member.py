@@ -36,7 +36,7 @@ from helix_p2p.membership.effects import MemberMessage
 from helix_p2p.membership.election import Election
 from helix_p2p.membership.exclusion import Exclusion
 from helix_p2p.membership.following import Following
-from helix_p2p.membership.gossip import GONE_PER_MESSAGE, RUMOURS_PER_MESSAGE, Gossip
+from helix_p2p.membership.gossip import GONE_PER_MESSAGE, MANY, RUMOURS_PER_MESSAGE, Gossip
 from helix_p2p.membership.office import Office
 from helix_p2p.membership.outbox import Effects, Outbox
 from helix_p2p.membership.own import MemberConfig, OwnState
@@ -52,8 +52,9 @@ from helix_p2p.planning.plan import Placement, SignedPlan
 from helix_p2p.types import LayerRange, PeerId
 
 NEWS_TAKEN = 64
-ROUND_S = 0.95
-"""In a large swarm nothing is due more often: about a second, whatever beat the ticks come in."""
+ROUND_S, CALM_ROUND_S = 0.95, 1.95
+"""In a large swarm nothing is due more often: about a second, whatever beat the ticks come in, and
+two while somebody else plans and no plan is on its way."""
 OPEN_BELIEVES_FROM = 64
 """In an open swarm identities cost nothing, so everyone is pinged before it counts; but with more
 members than this no newcomer can be pinged by all."""
@@ -221,6 +222,11 @@ class Member:
         """Whether data messages of this epoch are taken, else they get `StaleEpoch`."""
         return self.adoption.accepts_epoch(epoch, now.s)
 
+    def is_calm(self, now: Now) -> bool:
+        """Whether ticks every two seconds are enough."""
+        many = len(self.view) > MANY
+        return many and self.election.at_ease(now.s) and not self._following.waits
+
     # ── inputs ──────────────────────────────────────────────────────────────────────────────────
 
     def tick(self, now: Now) -> Effects:
@@ -233,7 +239,7 @@ class Member:
         self._ticked_s = now.s
         if self._talk.among_many and now.s < self._round_due_s:
             return ()
-        self._round_due_s = now.s + ROUND_S
+        self._round_due_s = now.s + (CALM_ROUND_S if self.is_calm(now) else ROUND_S)
         self._out.extend(self._talk.tick(now))
         self._attendance.check(now)
         self._check_clock()

@@ -43,6 +43,10 @@ UNHEARD_PER_ROUND = 4
 LOST_CALLED_BY = 64
 """In each period so many members call two of the lost, whatever the swarm's size: when a partition
 heals, one that hears another is enough."""
+THOUSANDS = 512
+PING_STRETCH = 1.5
+"""With more members than that pings are rarer, and a silent crash is noticed seconds later: nearly
+all of what a member does there is to hear of others."""
 LOOK_UP_WHOLE_UP_TO = 32
 LOOK_UP_STRETCH_MEMBERS = 64
 """With more members one shard of the DHT is read at a time, and with more still less often: what
@@ -189,7 +193,8 @@ class Talk:
         out: list[Effect] = []
         told = self._voice.take_due(now.s)
         if told or now.s >= self._ping_due_s:
-            self._ping_due_s = now.s + self._timing.ping_s
+            stretch = PING_STRETCH if len(self._view) > THOUSANDS else 1.0
+            self._ping_due_s = now.s + stretch * self._timing.ping_s
             called = [*self.targets(), *self._view.lost_to_ping(self._lost_to_call())]
             called += [p for p in self._view.unheard_to_ping(UNHEARD_PER_ROUND) if p not in called]
             out += [self.ping(peer, now) for peer in called]

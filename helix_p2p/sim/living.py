@@ -45,7 +45,8 @@ from helix_p2p.types import LayerRange, PeerId
 SWARM = open_swarm_id_of("simulated")
 START_UNIX_S = 1_800_000_000.0
 MEMBER_TICK_S, CALM_TICK_S = 0.5, 1.0
-"""A member of many acts once a second at most, and whoever serves nobody needs no finer time."""
+"""A member of many acts once a second at most, or in two, and whoever serves nobody needs no finer
+time."""
 DIAL_FAILS_S = 0.02
 LINK_KEPT_S = 30.0
 LEAST_LINKS = 64
@@ -250,8 +251,10 @@ class LivingSwarm(ServingSwarm):
             if not peer.entry.idle:
                 self._see(peer)
             peer.tick()
-        calm = len(self.peers) > MANY and peer.entry.idle and peer.stage.idle
-        self.time.after(CALM_TICK_S if calm else MEMBER_TICK_S, self._beat, name, run)
+        pause_s = MEMBER_TICK_S
+        if len(self.peers) > MANY and peer.entry.idle and peer.stage.idle:
+            pause_s = 2 * CALM_TICK_S if mind.member.is_calm(self._now(mind)) else CALM_TICK_S
+        self.time.after(pause_s, self._beat, name, run)
 
     def _tick(self, peer: SimPeer, life: int) -> None:
         """`_beat` gives the time to the serving machines as well."""

@@ -1,6 +1,7 @@
 """The joined machine, one behaviour at a time; whole swarms are in tests/simulation."""
 
 from dataclasses import replace
+from itertools import pairwise
 from random import Random
 from typing import TypeVar
 
@@ -640,3 +641,34 @@ def test_who_shows_that_it_does_not_know_us_is_told_who_we_are(everyone_up_to: i
     effects = member.on_message(peer(1), ping(1, sequence=2, s=200.0, seen=b""), at(200))
     [pong] = sent(m.Pong, effects)
     assert pong.announcement is not None
+
+
+# ── a large swarm ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("others", "period_s"), [(100, 4.0), (520, 6.0)])
+def test_pings_are_rarer_among_thousands(others: int, period_s: float) -> None:
+    member = make(may_plan=False)
+    member.set_own(STANDBY, at(0))
+    for number in range(1, others + 1):
+        member.on_message(peer(number), ping(number), at(0))
+    told_s = [
+        s
+        for s in (0.25 * step for step in range(4 * 26))
+        if any(said.news for said in sent(m.Ping, member.tick(at(s))))
+    ]
+    regular = told_s[-3:]
+    assert [b - a for a, b in pairwise(regular)] == [period_s, period_s]
+
+
+def test_member_of_a_large_swarm_is_calm_while_another_plans() -> None:
+    small, large = with_members(1, 2), with_members(*range(1, 70))
+    assert not large.is_calm(at(1)), "nobody plans"
+    for member in (small, large):
+        persist(member, member.on_message(peer(1), m.PushPlan(plan(1).record), at(1)), 1)
+    assert not small.is_calm(at(2))
+    assert large.is_calm(at(2))
+    large.on_message(peer(2), ping(2, 2, epoch=EPOCH + 1, plan_hash=bytes(32)), at(2))
+    assert not large.is_calm(at(2)), "a plan is on its way"
+    large.on_message(peer(2), m.PlanReply(None), at(2))
+    assert not large.is_calm(at(1 + T.lease_s)), "the lease lapses"
