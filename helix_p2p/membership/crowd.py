@@ -53,6 +53,12 @@ def _places_of(named: tuple[str, ...]) -> frozenset[str]:
     return ranges_of(named) or by_relay or frozenset({NOWHERE})
 
 
+@lru_cache(maxsize=PLACES_KEPT)
+def _told_of(places: frozenset[str]) -> frozenset[str]:
+    """One value for all who stand there: a view of thousands holds one for each member."""
+    return places | {UNHEARD}
+
+
 def is_public(addresses: Iterable[str]) -> bool:
     """Whether any of these leads somebody on the internet."""
     return any(
@@ -137,4 +143,4 @@ class Crowd:
     @staticmethod
     def _standing(addresses: Iterable[str], *, heard: bool) -> frozenset[str]:
         places = places_of(addresses)
-        return places if heard else places | {UNHEARD}
+        return places if heard else _told_of(places)

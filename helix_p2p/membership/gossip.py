@@ -9,7 +9,6 @@ size.
 """
 
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import islice
 from math import ceil, log2
@@ -46,7 +45,7 @@ class Gossip:
         self._fan_out = fan_out
         self._rumours: dict[PeerId, MemberEntry] = {}  # both are read newest first, each time
         self._gone: dict[bytes, int] = {}
-        self._sent_s: OrderedDict[int, tuple[PeerId, float]] = OrderedDict()
+        self._sent_s: dict[int, tuple[PeerId, float]] = {}
         self._number = rng.getrandbits(32)
         self._tellings_of = (0, 0)
 
@@ -139,8 +138,8 @@ class Gossip:
         """The number for a ping sent now."""
         self._number = (self._number + 1) % 2**63
         self._sent_s[self._number] = (to, now_s)
-        while len(self._sent_s) > PINGS_REMEMBERED:
-            self._sent_s.popitem(last=False)
+        if len(self._sent_s) > PINGS_REMEMBERED:  # most of those to the dead
+            self._sent_s = dict(islice(self._sent_s.items(), PINGS_REMEMBERED // 2, None))
         return self._number
 
     def round_trip_s(self, peer: PeerId, number: int, now_s: float) -> float | None:

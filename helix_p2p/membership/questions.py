@@ -15,9 +15,10 @@ from helix_p2p.membership.roster import Roster
 from helix_p2p.membership.timing import MembershipTiming
 
 WORDS_PER_QUESTION = 32
-WORDS_KEPT = 8192
-"""Beyond this the older half is forgotten at once: a plain dictionary is a third of an ordered one,
-and a peer of a thousand keeps thousands of words."""
+WORDS_KEPT = 2048
+WORDS_PER_MEMBER = 2
+"""Beyond this (the larger of both) the older half is forgotten at once: a plain dictionary is a third of
+an ordered one. A word that has been replaced is mentioned for some minutes more."""
 
 
 class Questions:
@@ -31,6 +32,7 @@ class Questions:
         self._again_s = timing.pull_s
         self._asked_s: dict[bytes, float] = {}
         self._known: dict[bytes, None] = {}
+        self._most = WORDS_KEPT
 
     def worth(
         self, words: Iterable[bytes], view: Roster, ours: bytes, now_s: float
@@ -46,13 +48,14 @@ class Questions:
             asked.append(word)
             if len(asked) == WORDS_PER_QUESTION:
                 break
-        if len(self._asked_s) > WORDS_KEPT:
-            self._asked_s = dict(islice(self._asked_s.items(), WORDS_KEPT // 2, None))
+        self._most = max(WORDS_KEPT, WORDS_PER_MEMBER * len(view))
+        if len(self._asked_s) > self._most:
+            self._asked_s = dict(islice(self._asked_s.items(), self._most // 2, None))
         return tuple(asked)
 
     def answered(self, word: bytes) -> None:
         """This word came; if it is not in the view it is old, and not worth asking for again."""
         self._asked_s.pop(word, None)
         self._known[word] = None
-        if len(self._known) > WORDS_KEPT:
-            self._known = dict(islice(self._known.items(), WORDS_KEPT // 2, None))
+        if len(self._known) > self._most:
+            self._known = dict(islice(self._known.items(), self._most // 2, None))

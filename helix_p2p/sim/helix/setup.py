@@ -10,7 +10,7 @@ side (the artifact's coordinator) is None.
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -35,6 +35,9 @@ from helix_p2p.types import LayerRange, PeerId
 
 LONGEST_PROMPT_TOKENS = 2048
 """Of the trace; a batch takes as many prompt tokens as its prompts could have at most."""
+
+TABLES_KEPT = 256
+"""One for each kind of machine; thousands of peers are of few kinds."""
 
 LARGEST_BATCH = 256
 """Of decoding requests on a peer whose batches were never measured."""
@@ -278,6 +281,7 @@ def _speed_of(profile: PeerProfile, layers: int) -> SpeedProfile:
     return SpeedProfile(prefill=points, decode=points)
 
 
+@lru_cache(maxsize=TABLES_KEPT)
 def time_tables(
     speed: SpeedProfile, most_prompts: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
