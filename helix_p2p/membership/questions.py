@@ -17,8 +17,8 @@ from helix_p2p.membership.timing import MembershipTiming
 WORDS_PER_QUESTION = 32
 WORDS_KEPT = 2048
 WORDS_PER_MEMBER = 2
-"""Beyond this (the larger of both) the older half is forgotten at once: a plain dictionary is a third of
-an ordered one. A word that has been replaced is mentioned for some minutes more."""
+"""Beyond this (the larger of both) the older half is forgotten at once: a plain dictionary is a
+third of an ordered one. A word that has been replaced is mentioned for some minutes more."""
 
 
 class Questions:

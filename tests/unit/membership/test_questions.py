@@ -1,6 +1,11 @@
 """Which mentioned words are asked for."""
 
-from helix_p2p.membership.questions import WORDS_KEPT, WORDS_PER_QUESTION, Questions
+from helix_p2p.membership.questions import (
+    WORDS_KEPT,
+    WORDS_PER_MEMBER,
+    WORDS_PER_QUESTION,
+    Questions,
+)
 from helix_p2p.membership.roster import Roster
 from helix_p2p.membership.timing import MembershipTiming
 
@@ -43,3 +48,21 @@ def test_liars_cannot_make_us_remember_what_we_asked_for_without_end() -> None:
         questions.worth(made_up, NOBODY, OURS, 0.0)
     last = word(WORDS_KEPT)
     assert questions.worth([word(0), last], NOBODY, OURS, 0.0) == (word(0),)
+
+
+class Crowded(Roster):
+    """One of so many members that two words of each are more than are usually kept."""
+
+    def __len__(self) -> int:
+        return WORDS_KEPT
+
+
+def test_a_peer_of_thousands_remembers_some_words_of_each() -> None:
+    questions = Questions(T)
+    many = Crowded("", T)
+    questions.worth([], many, OURS, 0.0)
+    for number in range(WORDS_PER_MEMBER * WORDS_KEPT):
+        questions.answered(word(number))
+    assert questions.worth([word(0)], many, OURS, 0.0) == ()
+    questions.answered(b"one more")
+    assert questions.worth([word(0)], many, OURS, 0.0) == (word(0),)
