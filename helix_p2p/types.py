@@ -33,6 +33,8 @@ MOST_LAYERS = 1024
 """The deepest models in use have 126 layers."""
 MOST_PEERS = 10_000
 """That one plan places, or one message names; so many fit into a plan's mebibyte."""
+MOST_CELLS = 256
+"""That one swarm has."""
 MOST_EDGES = 3 * MOST_PEERS
 """That carry flow in one plan; the planner's flows have fewer than two for each peer."""
 

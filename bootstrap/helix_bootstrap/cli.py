@@ -19,6 +19,7 @@ from helix_p2p.cli.options import (
     set_up_logging,
     state_dir_option,
 )
+from helix_p2p.types import MOST_CELLS
 
 DEFAULT_PORT = 31470
 """Outside the ports that other LLM servers take; any other serves as well."""
@@ -67,6 +68,12 @@ def cli() -> None:
     metavar="ADDR[,ADDR…]",
     help="Other bootstrap nodes of the same swarm.",
 )
+@click.option(
+    "--cells",
+    type=click.IntRange(1, MOST_CELLS),
+    metavar="N",
+    help="Split the swarm into so many cells; by default into one for every few hundred peers.",
+)
 @network_options(DEFAULT_PORT)
 @state_dir_option("bootstrap")
 @service_options
@@ -75,6 +82,7 @@ def run(
     public: bool,
     invite_days: float,
     bootstrap: tuple[tuple[str, ...], ...],
+    cells: int | None,
     host: str,
     port: int,
     announce_maddrs: tuple[tuple[str, ...], ...],
@@ -91,6 +99,8 @@ def run(
     from helix_p2p.node.config import BootstrapConfig
 
     set_up_logging(log_level, verbose=verbose)
+    if public and cells not in (None, 1):
+        raise click.UsageError("a public swarm has one cell: nobody can say that it has more")
     others = tuple(address for group in bootstrap for address in group)
     serve(
         BootstrapConfig(
@@ -99,6 +109,7 @@ def run(
             network=network_config(host, port, announce_maddrs, others),
             open_swarm=public,
             invite_days=invite_days,
+            cells=cells,
         ),
         as_json=as_json,
     )

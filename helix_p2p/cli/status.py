@@ -130,7 +130,8 @@ def _summary(status: NodeStatus, names: Names) -> Table:
     rows.add_row(
         "swarm",
         f"{cell(status.swarm)} ({'invite-only' if status.trusted else 'open, untrusted'}), "
-        f"{_count(status)} {'peer' if _count(status) == 1 else 'peers'}",
+        f"{_count(status)} {'peer' if _count(status) == 1 else 'peers'}"
+        + (f" in cell {status.cell}, one of {status.cells}" if status.cells > 1 else ""),
     )
     rows.add_row(
         "model", f"{cell(status.model)}, {status.layers} layers {cell(status.dtype)}".rstrip()

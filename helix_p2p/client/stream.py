@@ -220,8 +220,8 @@ class TextStream:
                     if isinstance(message, Generate):
                         opened.append((message.session, peer))
                     self._links.post(peer, message, inbox.put)
-                case RefreshView():
-                    self._view.refresh_soon()
+                case RefreshView(crowded):
+                    self._view.refresh_soon(crowded=crowded)
                 case Ended():
                     ended = effect
                 case Tokens():

@@ -4,6 +4,9 @@ Whoever the client came by is only the first to be asked. Every reply names memb
 addresses, so the swarm stays reachable when that first address is gone. Sources are asked one
 after another with a head start, the one that answered last going first.
 
+A swarm of several cells is served by each of them: the client draws one, and goes on to the next
+when that one cannot take its requests.
+
 Always: a plan or an announcement counts only under its owner's signature (and, unless the swarm is
 open, with a certificate of its root); a plan replaces only a lower one, and one from the future is
 not believed; one refresh runs at a time.
@@ -12,6 +15,7 @@ not believed; one refresh runs at a time.
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
@@ -25,9 +29,13 @@ from helix_p2p.cluster.announcement import Announcement, open_announcement
 from helix_p2p.errors import HelixError, ProtocolError
 from helix_p2p.identity import Signed
 from helix_p2p.membership.adoption import highest_epoch_at
+from helix_p2p.membership.cell_count import open_cells
+from helix_p2p.membership.cells import cell_id, swarm_of
 from helix_p2p.membership.credentials import Role, verify_credentials
 from helix_p2p.membership.messages import (
+    CellsReply,
     FileReply,
+    GetCells,
     GetFile,
     GetMembers,
     GetPlan,
@@ -51,6 +59,10 @@ HEAD_START_S = 1.0
 FILE_S = 60.0
 """A tokenizer of 35 MB over a home uplink of 1 MB/s takes 35 s."""
 KNOWN_LIMIT = 256
+CELLS_TRIED = 4
+"""In one refresh, where none of them serves."""
+CROWDED_S = 5.0
+"""Many generations meet a full cell at once; the client leaves it once."""
 
 T = TypeVar("T")
 
@@ -102,6 +114,10 @@ class SwarmView:
         self._refreshing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: set[Callable[[], None]] = set()
+        self._cells: list[int] = [0]
+        """Each once, in the order in which they are to be tried; the one in use first."""
+        self._serial = -1
+        self._crowded_s = -math.inf
         self.plan: SignedPlan | None = None
         self._why = ""
 
@@ -109,6 +125,11 @@ class SwarmView:
     def manifest_hash(self) -> str | None:
         """The model, once known."""
         return self._name.manifest_hash
+
+    @property
+    def cell(self) -> int:
+        """The cell that is asked."""
+        return self._cells[0]
 
     @property
     def members(self) -> dict[PeerId, Announcement]:
@@ -155,8 +176,15 @@ class SwarmView:
         finally:
             self._listeners.discard(listener)
 
-    def refresh_soon(self) -> None:
-        """Something failed: refresh now, unless a refresh is under way."""
+    def refresh_soon(self, *, crowded: bool = False) -> None:
+        """Something failed: refresh now, unless a refresh is under way.
+
+        Args:
+            crowded: There was no room; another cell may have some.
+        """
+        if crowded and time.monotonic() - self._crowded_s > CROWDED_S:
+            self._crowded_s = time.monotonic()
+            self._go_on()
         if self._refreshing is None:
             self._spawn(self._refresh_quietly())
 
@@ -216,11 +244,48 @@ class SwarmView:
             log.info("the view of the swarm is not refreshed: %s", error)
 
     async def _refresh(self) -> None:
-        plan, members = await self._ask_around(self._ask_view)
-        self._take(plan, members)
+        tried = 0
+        while True:
+            await self._look()
+            if self.plan is None and self.members and self.cell:
+                self._answered = None  # who named its members is in another cell
+                await self._look()
+            tried += 1
+            if self.covered or tried >= min(CELLS_TRIED, len(self._cells)):
+                break
+            self._go_on()
         self._why = "" if self.covered else await self._ask_why()
         for listener in tuple(self._listeners):
             listener()
+
+    async def _look(self) -> None:
+        while True:
+            cell, plan, members = await self._ask_around(self._ask_view)
+            if cell == self.cell:  # it was not left meanwhile
+                break
+        self._take(plan, members)
+
+    def _go_on(self) -> None:
+        """Ask the next cell from now on; what runs in this one goes on there."""
+        if len(self._cells) > 1:
+            self._leave_cell([*self._cells[1:], self._cells[0]])
+
+    def _leave_cell(self, cells: list[int]) -> None:
+        self._cells = cells
+        self._announced, self.plan, self._answered = {}, None, None
+
+    def _take_cells(self, record: Signed) -> None:
+        """How many cells there are, if that can be believed."""
+        if self._name.root_public_key is None:
+            return
+        try:
+            said = open_cells(record, self._swarm(), self._name.root_public_key)
+        except ProtocolError as error:
+            log.warning("a number of cells is not believed: %s", error)
+            return
+        if said.serial > self._serial:
+            self._serial = said.serial
+            self._leave_cell(self._random.sample(range(said.cells), said.cells))
 
     async def _ask_why(self) -> str:
         """What a peer says of a swarm that takes no requests; empty when none says anything."""
@@ -236,18 +301,26 @@ class SwarmView:
                 log.info("%s does not say how it is: %s", peer, error)
         return ""
 
-    async def _ask_view(self, peer: PeerId) -> tuple[SignedPlan | None, dict[PeerId, Announcement]]:
+    async def _ask_view(
+        self, peer: PeerId
+    ) -> tuple[int, SignedPlan | None, dict[PeerId, Announcement]]:
         addresses = self.addresses_of(peer)
+        reply, _ = await self._requests.ask(peer, GetCells(), timeout_s=ASK_S, addresses=addresses)
+        if not isinstance(reply, CellsReply):
+            raise ProtocolError(f"{peer} answered GetCells with {type(reply).__name__}")
+        if reply.record is not None:
+            self._take_cells(reply.record)
+        cell = self.cell
         reply, _ = await self._requests.ask(peer, GetPlan(), timeout_s=ASK_S, addresses=addresses)
         if not isinstance(reply, PlanReply):
             raise ProtocolError(f"{peer} answered GetPlan with {type(reply).__name__}")
         plan = self._read_plan(reply.plan) if reply.plan is not None else None
         reply, _ = await self._requests.ask(
-            peer, GetMembers(), timeout_s=ASK_S, addresses=addresses
+            peer, GetMembers(cell=cell), timeout_s=ASK_S, addresses=addresses
         )
         if not isinstance(reply, MembersReply):
             raise ProtocolError(f"{peer} answered GetMembers with {type(reply).__name__}")
-        return plan, self._read_members(reply.announcements)
+        return cell, plan, self._read_members(reply.announcements)
 
     def _take(self, plan: SignedPlan | None, members: dict[PeerId, Announcement]) -> None:
         if plan is not None and (self.plan is None or plan.order > self.plan.order):
@@ -270,8 +343,10 @@ class SwarmView:
         """The plan if it can be believed; a bad one does not spoil the rest of the answer."""
         if self.plan is not None and record == self.plan.record:
             return self.plan
+        if record.swarm != self._cell_id() and swarm_of(record.swarm) == self._swarm():
+            return None  # whom we came in by lives in another cell
         try:
-            plan = open_plan(record, self._swarm())
+            plan = open_plan(record, self._cell_id())
         except ProtocolError as error:
             log.warning("a plan is not believed: %s", error)
             return None
@@ -299,7 +374,7 @@ class SwarmView:
         return members
 
     def _verified(self, peer: PeerId, record: Signed) -> Announcement:
-        said = open_announcement(record, self._swarm())
+        said = open_announcement(record, self._cell_id())
         roles = verify_credentials(
             said.credentials,
             peer=peer,
@@ -311,6 +386,9 @@ class SwarmView:
             raise ProtocolError(f"{peer} may not serve")
         return said
 
+    def _cell_id(self) -> str:
+        return cell_id(self._swarm(), self.cell)
+
     def _swarm(self) -> str:
         assert self._name.swarm is not None, "the handshake comes before any answer"
         return self._name.swarm
@@ -321,6 +399,10 @@ class SwarmView:
         first, learnt = list(self._first), [p for p in self._learnt if p not in self._first]
         self._random.shuffle(first)
         self._random.shuffle(learnt)
+        if self.cell:  # the ways in live in the first cell
+            here = [peer for peer in self._announced if peer in self._learnt]
+            self._random.shuffle(here)
+            first = [*here, *first]
         order = [*first, *learnt] if self._answered is None else [self._answered, *first, *learnt]
         return list(dict.fromkeys(order))
 

@@ -15,9 +15,8 @@ Always: pure functions; equal arguments give equal answers on every machine.
 from math import ceil
 
 from helix_p2p import codec
-from helix_p2p.types import PeerId
+from helix_p2p.types import MOST_CELLS, PeerId
 
-MOST_CELLS = 256
 CELL_FULL = 512
 """From here on what a member does for others costs more than what a larger plan gains."""
 CELL_GOOD = 384

@@ -22,6 +22,7 @@ from functools import lru_cache
 from helix_p2p import codec
 from helix_p2p.errors import HandshakeRefused, ProtocolError
 from helix_p2p.identity import Identity, Signed, peer_id_of
+from helix_p2p.membership.cells import swarm_of
 from helix_p2p.types import PeerId
 
 GRANT_KIND = "grant"
@@ -140,12 +141,12 @@ def verify_credentials(
     now_unix_s: float,
     revoked: Collection[str] = (),
 ) -> frozenset[Role]:
-    """What `peer` may do in `swarm`.
+    """What `peer` may do in `swarm`, and so in each of its cells.
 
     Args:
         chain: As the peer showed it; ignored in an open swarm.
         peer: Authenticated by the transport, or a record's signer.
-        swarm: Ours.
+        swarm: Ours, or our cell's id.
         root_public_key: Ours; None in an open swarm.
         now_unix_s: Wall clock.
         revoked: Peer ids, and ids of invites, that no longer count.
@@ -155,7 +156,7 @@ def verify_credentials(
     """
     if root_public_key is None:
         return ALL_ROLES
-    said = open_chain(chain, swarm, root_public_key)
+    said = open_chain(chain, swarm_of(swarm), root_public_key)
     if said.peer != peer:
         raise HandshakeRefused(f"its certificate belongs to another peer ({said.peer})")
     if peer in revoked:

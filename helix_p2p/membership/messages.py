@@ -112,9 +112,16 @@ class PlanReply(Struct, frozen=True, gc=False):
 
 
 class GetMembers(Struct, frozen=True, gc=False):
-    """Ask for the announcements that the other holds: those of these words, or all for none."""
+    """Ask for the announcements that the other holds: those of these words, or all for none.
+
+    Attributes:
+        words: `announcement.word_of` each.
+        cell: Asked as a question: of this cell, which the other looks up if it is not its own;
+            None for the other's own.
+    """
 
     words: Words = ()
+    cell: int | None = None
 
 
 class MembersReply(Struct, frozen=True, gc=False):
@@ -166,6 +173,18 @@ class PushRevocations:
     """The root's signed list of revocations."""
 
     record: Signed
+
+
+@dataclass(frozen=True, slots=True)
+class GetCells:
+    """Ask in how many cells the swarm lives."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellsReply:
+    """The root's signed `CellCount`; None where there is one cell and always was."""
+
+    record: Signed | None
 
 
 @dataclass(frozen=True, slots=True)

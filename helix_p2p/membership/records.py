@@ -9,20 +9,26 @@ record's life is tied to when it was issued: it ends `RECORD_LIFE_S` after `issu
 signed. What is issued later then always expires later, and an old record that someone stores again
 neither outlives its time nor replaces a newer one.
 
+All cells of a swarm share one DHT; each has its own shards, and the root's words stand once.
+
 Always: a record may be written only by its owner, only under these keys, at most
 `RECORD_LIMIT_BYTES` long, and never for longer than its life. Anything else (a plain value, another
 subkey, an endless expiry) is refused.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from helix_p2p import codec
 from helix_p2p.cluster.announcement import Announcement, open_announcement
 from helix_p2p.errors import HelixError, RecordRejected
 from helix_p2p.identity import Signed
+from helix_p2p.membership.cell_count import open_cells
+from helix_p2p.membership.cells import cell_id, swarm_of
 from helix_p2p.membership.credentials import Role, verify_credentials
 from helix_p2p.membership.revocations import open_revocations
-from helix_p2p.types import PeerId
+from helix_p2p.types import MOST_CELLS, PeerId
 
 SHARDS = 16
 RECORD_LIMIT_BYTES = 10 * 1024
@@ -39,10 +45,11 @@ class RecordRules:
     """What a DHT node needs to judge records.
 
     Attributes:
-        swarm: Ours; records of others are refused.
+        swarm: Ours, or one of our cells; records of other swarms are refused.
         root_public_key: None in an open swarm.
         revoked: Peer ids, and ids of invites, that no longer count.
         revocations_serial: Of the list they are from; older lists are refused.
+        cells_serial: Of the number of cells that is known here; likewise.
         life_s: Of an announcement, from its issue.
     """
 
@@ -50,6 +57,7 @@ class RecordRules:
     root_public_key: bytes | None = None
     revoked: frozenset[str] = frozenset()
     revocations_serial: int = -1
+    cells_serial: int = -1
     life_s: float = RECORD_LIFE_S
 
 
@@ -59,7 +67,7 @@ def shard_of(peer: PeerId) -> int:
 
 
 def members_key(swarm: str, shard: int) -> str:
-    """The DHT key of one shard of a swarm's members."""
+    """The DHT key of one shard of a cell's members; in a swarm of one cell, of the swarm's."""
     if not 0 <= shard < SHARDS:
         raise ValueError(f"there is no shard {shard}")
     return f"{_KEY_PREFIX}/{swarm}/members/{shard:02d}"
@@ -72,17 +80,29 @@ def member_key(swarm: str, peer: PeerId) -> str:
 
 def revocations_key(swarm: str) -> str:
     """The DHT key of the root's list of revocations; its subkey is the root's peer id."""
-    return f"{_KEY_PREFIX}/{swarm}/revocations"
+    return f"{_KEY_PREFIX}/{swarm_of(swarm)}/revocations"
+
+
+def cells_key(swarm: str) -> str:
+    """The DHT key of the root's word on how many cells there are; its subkey is likewise."""
+    return f"{_KEY_PREFIX}/{swarm_of(swarm)}/cells"
 
 
 def member_keys(swarm: str) -> tuple[str, ...]:
-    """All shards."""
+    """All shards of one cell."""
     return tuple(members_key(swarm, shard) for shard in range(SHARDS))
 
 
 def allowed_keys(swarm: str) -> tuple[str, ...]:
     """Every key that may exist; a DHT that knows keys by hash compares hashes of these."""
-    return (*member_keys(swarm), revocations_key(swarm))
+    return (*_cells_by_key(swarm_of(swarm)), revocations_key(swarm), cells_key(swarm))
+
+
+@lru_cache(maxsize=4)
+def _cells_by_key(swarm: str) -> Mapping[str, str]:
+    """By the key of each shard of each cell, the cell's id."""
+    cells = (cell_id(swarm, cell) for cell in range(MOST_CELLS))
+    return {key: cell for cell in cells for key in member_keys(cell)}
 
 
 def check_record(
@@ -112,7 +132,12 @@ def check_record(
     """
     if subkey is None:
         raise RecordRejected("a plain value would replace every member's record")
-    if key not in allowed_keys(rules.swarm):
+    cell = _cells_by_key(swarm_of(rules.swarm)).get(key)
+    of_the_root = {
+        revocations_key(rules.swarm): _check_revocations,
+        cells_key(rules.swarm): _check_cells,
+    }
+    if cell is None and key not in of_the_root:
         raise RecordRejected(f"the key {key[:60]!r} is not one of this swarm's")
     if len(value) > RECORD_LIMIT_BYTES:
         raise RecordRejected(f"a record of {len(value)} bytes, at most {RECORD_LIMIT_BYTES} fit")
@@ -125,10 +150,10 @@ def check_record(
         raise RecordRejected(f"not a signed record: {error}") from error
     if subkey != owner:
         raise RecordRejected(f"only {subkey[:60]!r} may write there, this is from {owner}")
-    if key == revocations_key(rules.swarm):
-        _check_revocations(record, rules)
+    if cell is None:
+        of_the_root[key](record, rules)
     else:
-        _check_announcement(key, record, expires_in_s, rules, now_unix_s)
+        _check_announcement(key, cell, record, expires_in_s, rules, now_unix_s)
     return record
 
 
@@ -138,12 +163,17 @@ def life_left_s(announcement: Announcement, now_unix_s: float, life_s: float) ->
 
 
 def _check_announcement(
-    key: str, record: Signed, expires_in_s: float, rules: RecordRules, now_unix_s: float
+    key: str,
+    cell: str,
+    record: Signed,
+    expires_in_s: float,
+    rules: RecordRules,
+    now_unix_s: float,
 ) -> None:
-    if key != member_key(rules.swarm, record.signer):
+    if key != member_key(cell, record.signer):
         raise RecordRejected("this owner's record belongs into another shard")
     try:
-        said = open_announcement(record, rules.swarm)
+        said = open_announcement(record, cell)
         roles = verify_credentials(
             said.credentials,
             peer=record.signer,
@@ -174,3 +204,16 @@ def _check_revocations(record: Signed, rules: RecordRules) -> None:
         raise RecordRejected(f"this list of revocations does not hold: {error}") from error
     if said.serial < rules.revocations_serial:
         raise RecordRejected("a newer list of revocations is known here")
+
+
+def _check_cells(record: Signed, rules: RecordRules) -> None:
+    if rules.root_public_key is None:
+        raise RecordRejected("an open swarm has one cell")
+    try:
+        said = open_cells(record, swarm_of(rules.swarm), rules.root_public_key)
+    except RecordRejected:
+        raise
+    except HelixError as error:
+        raise RecordRejected(f"this number of cells does not hold: {error}") from error
+    if said.serial < rules.cells_serial:
+        raise RecordRejected("a newer number of cells is known here")

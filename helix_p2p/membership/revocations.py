@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from helix_p2p import codec
 from helix_p2p.errors import CapacityError, HandshakeRefused
 from helix_p2p.identity import Identity, Signed
+from helix_p2p.membership.cells import swarm_of
 from helix_p2p.membership.credentials import swarm_id_of
 from helix_p2p.types import PeerId
 
@@ -65,14 +66,14 @@ def revoke(
 
 
 def open_revocations(record: Signed, swarm: str, root_public_key: bytes) -> Revocations:
-    """Verify and read a list.
+    """Verify and read a list; it holds in all cells of a swarm.
 
     Raises:
         SignatureError: The signature does not hold, or is for another swarm.
         HandshakeRefused: Signed by someone other than the root.
         DecodeError: Not such a list.
     """
-    record.verify(kind=REVOCATIONS_KIND, swarm=swarm)
+    record.verify(kind=REVOCATIONS_KIND, swarm=swarm_of(swarm))
     if record.public_key != root_public_key:
         raise HandshakeRefused("the list of revocations is not signed by the swarm's root")
     return _read(record)

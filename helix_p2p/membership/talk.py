@@ -20,9 +20,9 @@ from helix_p2p.membership.gossip import Gossip
 from helix_p2p.membership.own import MemberConfig
 from helix_p2p.membership.records import (
     SHARDS,
-    allowed_keys,
     life_left_s,
     member_key,
+    member_keys,
     members_key,
     revocations_key,
     shard_of,
@@ -227,7 +227,7 @@ class Talk:
         self._look_up_due_s = now.s + period_s * max(1.0, known / LOOK_UP_STRETCH_MEMBERS)
         swarm = self._config.swarm
         if known <= LOOK_UP_WHOLE_UP_TO:
-            return LookUpMembers(allowed_keys(swarm))
+            return LookUpMembers((*member_keys(swarm), revocations_key(swarm)))
         self._shard = (self._shard + 1) % SHARDS
         return LookUpMembers((members_key(swarm, self._shard), revocations_key(swarm)))
 

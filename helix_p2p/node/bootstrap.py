@@ -17,12 +17,15 @@ from helix_p2p.cluster.announcement import PeerState
 from helix_p2p.cluster.manifest import Manifest
 from helix_p2p.engine.hub import find_model
 from helix_p2p.errors import ConfigError
+from helix_p2p.identity import Identity
 from helix_p2p.membership.adoption import HighWater
+from helix_p2p.membership.cell_count import CellCount, write_cells
+from helix_p2p.membership.cells import cells_for
 from helix_p2p.membership.credentials import open_swarm_id_of
 from helix_p2p.membership.effects import Effect
 from helix_p2p.membership.own import MemberConfig, OwnState
 from helix_p2p.node.background import background
-from helix_p2p.node.config import BootstrapConfig
+from helix_p2p.node.config import MOVE_WITHIN_S, BootstrapConfig
 from helix_p2p.node.events import NodeEvent, OnEvent, ignore
 from helix_p2p.node.joining import Belonging, found_swarm
 from helix_p2p.node.narrator import Narrator
@@ -34,6 +37,9 @@ from helix_p2p.node.swarm_view import member_statuses
 from helix_p2p.planning.plan import SignedPlan
 
 REVOCATIONS_POLL_S = 1.0
+RECOUNT_S = 30.0
+SETTLED_S = 2 * MOVE_WITHIN_S
+"""So long after a word on cells those who move have moved, and are counted."""
 
 log = logging.getLogger(__name__)
 
@@ -74,15 +80,12 @@ class BootstrapNode:
                 belonging = found_swarm(
                     state.swarm_key(), identity, manifest.manifest_hash, config.network.bootstrap
                 )
-            mark = state.high_water(belonging.swarm)
-            place = Place(
-                identity=identity,
-                belonging=belonging,
-                network=config.network,
-                state=state,
-                member=MemberConfig(
+
+            def member(cell: str) -> MemberConfig:
+                mark = state.high_water(cell)
+                return MemberConfig(
                     identity=identity,
-                    swarm=belonging.swarm,
+                    swarm=cell,
                     incarnation=int(time.time() * 1000),
                     validate=_as_signed,
                     root_public_key=belonging.root_public_key,
@@ -93,9 +96,10 @@ class BootstrapNode:
                     revocations=state.revocations(),
                     public_name="bootstrap",
                     timing=config.timing,
-                ),
-                files=read_shared_files(model.folder, manifest),
-            )
+                )
+
+            files = read_shared_files(model.folder, manifest)
+            place = Place(identity, belonging, config.network, state, member, files, roams=False)
             node = cls(config, belonging, manifest, on_event)
             async with (
                 reaching(identity, belonging, config.network, state) as transport,
@@ -105,6 +109,8 @@ class BootstrapNode:
                 node._here = here
                 node._announce()
                 tasks.start(node._watch_revocations(here, state))
+                if not config.open_swarm:
+                    tasks.start(node._count_cells(here, state.swarm_key()))
                 try:
                     yield node
                 finally:
@@ -123,6 +129,8 @@ class BootstrapNode:
             role="bootstrap",
             peer=member.peer_id,
             swarm=self.belonging.swarm,
+            cell=self._here.cell,
+            cells=self._here.cells.count,
             trusted=self.belonging.trusted,
             model=self.manifest.name,
             manifest_hash=self.manifest.manifest_hash,
@@ -146,6 +154,26 @@ class BootstrapNode:
                 continue
             if record is not None and record != here.member.trust.revocations:
                 here.driver.on_revocations(record)
+
+    async def _count_cells(self, here: Presence, root: Identity) -> None:
+        """Say in how many cells the swarm is to live: what was asked for, or what its peers need.
+
+        A word's serial is its time, which keeps words apart that two bootstrap nodes of one swarm
+        say. Until all have moved, the first cell tells nothing of the others.
+        """
+        wanted = self.config.cells
+        while True:
+            known = here.cells
+            if self.config.cells is None and time.time() - known.serial > SETTLED_S:
+                wanted = cells_for(here.nodes(), known.count)
+            if wanted not in (None, known.count):
+                said = CellCount(max(known.serial + 1, int(time.time())), wanted)
+                await known.take(write_cells(root, said))
+                text = f"from now on the swarm has {wanted} cells, for {here.nodes()} nodes"
+                self._on_event(NodeEvent("cells", text, {"cells": wanted}))
+            wanted = None
+            await known.write()
+            await asyncio.sleep(RECOUNT_S)
 
     def _announce(self) -> None:
         assert self._here is not None

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from helix_p2p.membership.timing import MembershipTiming
 
+MOVE_WITHIN_S = 900.0
+"""A third of a cell that moves within this is what a swarm outlives every day."""
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
@@ -69,6 +72,8 @@ class PeerConfig:
         uplink_bytes_per_s: A limit that the person set; None measures.
         public_name: For dashboards.
         may_plan: Whether to stand for election.
+        move_within_s: When the number of cells changes, those who have to move do so within this,
+            each at a moment by chance.
         torch_threads: None leaves torch's default.
         limits: Queues and deadlines.
         timing: Membership's clockwork.
@@ -86,6 +91,7 @@ class PeerConfig:
     uplink_bytes_per_s: float | None = None
     public_name: str = ""
     may_plan: bool = True
+    move_within_s: float = MOVE_WITHIN_S
     torch_threads: int | None = None
     limits: ServingLimits = field(default_factory=ServingLimits)
     timing: MembershipTiming = field(default_factory=MembershipTiming)
@@ -101,6 +107,7 @@ class BootstrapConfig:
         model: Folder or `org/name` that the swarm serves.
         open_swarm: Let anybody in (and say that it is untrusted).
         invite_days: How long the printed invite holds.
+        cells: How many cells the swarm is to have; None leaves it to the number of its peers.
         timing: Membership's clockwork.
     """
 
@@ -109,4 +116,5 @@ class BootstrapConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     open_swarm: bool = False
     invite_days: float = 30.0
+    cells: int | None = None
     timing: MembershipTiming = field(default_factory=MembershipTiming)

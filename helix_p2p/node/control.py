@@ -1,7 +1,8 @@
 """Answers the control plane's questions: plan, members, the model's small files, status, probes.
 
-Always: an answer comes from memory, at once, but for checks of what is computed here, which are
-answered to peers alone and run what `rechecking.py` allows; files are those of the manifest that
+Always: an answer comes from memory, at once, but for members of other cells, which are looked up,
+and checks of what is computed here, which are answered to peers alone and run what `rechecking.py`
+allows; files are those of the manifest that
 are shared, never a path; a probe's size is bounded.
 """
 
@@ -11,7 +12,9 @@ from helix_p2p.errors import ProtocolError
 from helix_p2p.identity import Signed
 from helix_p2p.membership.credentials import Role
 from helix_p2p.membership.messages import (
+    CellsReply,
     FileReply,
+    GetCells,
     GetFile,
     GetMembers,
     GetPlan,
@@ -37,7 +40,8 @@ class ControlService:
 
     Args:
         plan: A plan by hash, the highest adopted one for an empty hash.
-        members: Announcements that are fresh here, our own among them.
+        members: Announcements of a cell's members; of our own for None, this node's among them.
+        cells: The root's word on how many cells there are.
         files: The model's shared files by name, `manifest.json` among them.
         status: How this node is, as JSON.
     """
@@ -46,7 +50,8 @@ class ControlService:
         self,
         *,
         plan: Callable[[bytes], Signed | None],
-        members: Callable[[], tuple[Signed, ...]],
+        members: Callable[[int | None], Awaitable[tuple[Signed, ...]]],
+        cells: Callable[[], Signed | None],
         files: Mapping[str, bytes],
         status: Callable[[], bytes],
     ) -> None:
@@ -54,6 +59,7 @@ class ControlService:
         """Set where layers are served: answers those who check what is computed here."""
         self._plan = plan
         self._members = members
+        self._cells = cells
         self._files = files
         self._status = status
 
@@ -69,8 +75,10 @@ class ControlService:
         match message:
             case GetPlan(wanted):
                 return PlanReply(self._plan(wanted)), b""
-            case GetMembers():
-                return MembersReply(self._members()), b""
+            case GetMembers(_, cell):
+                return MembersReply(await self._members(cell)), b""
+            case GetCells():
+                return CellsReply(self._cells()), b""
             case GetFile(name):
                 body = self._files.get(name)
                 return FileReply(name, body is not None), body or b""

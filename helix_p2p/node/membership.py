@@ -75,6 +75,20 @@ def solve(job: StartPlanning, cancelled: Callable[[], bool]) -> Placement:
     return carry_out(job.work, job.snapshot, job.live, options)
 
 
+async def read_members(directory: Directory, keys: Sequence[str]) -> tuple[Signed, ...]:
+    """Every record that is found under these keys; what fails is left out."""
+    found = await asyncio.gather(*(directory.look_up(key) for key in keys), return_exceptions=True)
+    records: list[Signed] = []
+    for values in found:
+        if isinstance(values, BaseException):
+            log.debug("a look-up failed: %s", values)
+            continue
+        for value in values.values():
+            with contextlib.suppress(DecodeError):
+                records.append(codec.decode(value, Signed, limit_bytes=RECORD_LIMIT_BYTES))
+    return tuple(records)
+
+
 class MembershipDriver:
     """Carries out the machine's effects; everything else goes to `observe`.
 
@@ -192,18 +206,7 @@ class MembershipDriver:
             )
 
     async def _look_up(self, keys: Sequence[str]) -> None:
-        found = await asyncio.gather(
-            *(self._directory.look_up(key) for key in keys), return_exceptions=True
-        )
-        records: list[Signed] = []
-        for values in found:
-            if isinstance(values, BaseException):
-                log.debug("a look-up failed: %s", values)
-                continue
-            for value in values.values():
-                with contextlib.suppress(DecodeError):
-                    records.append(codec.decode(value, Signed, limit_bytes=RECORD_LIMIT_BYTES))
-        self.on_records(records)
+        self.on_records(await read_members(self._directory, keys))
 
     async def _persist(self, mark: HighWater) -> None:
         try:

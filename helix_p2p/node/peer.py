@@ -14,7 +14,7 @@ import gc
 import logging
 import time
 from collections.abc import AsyncIterator
-from random import SystemRandom
+from random import SystemRandom, random
 
 from helix_p2p.cluster.announcement import PeerState
 from helix_p2p.engine.hub import FoundModel, find_model
@@ -54,6 +54,7 @@ from helix_p2p.wire.registry import Message
 log = logging.getLogger(__name__)
 
 TICK_S = 0.125
+CELLS_POLL_S = 1.0
 LEFT_OUT_S = 30.0
 """A plan whose planner did not know this peer comes from the other side of a partition. After the
 merge one plan for both sides took 20 s (six peers, one of them cut off alone for 15 s); until then
@@ -75,6 +76,8 @@ class PeerNode:
         self._detail = ""
         self._draining = False
         self._counted = asyncio.Event()
+        self.moves = asyncio.Event()
+        """Set when this peer belongs into another cell: it is to leave, and to run again."""
         self._own = OwnState(memory_bytes=loan.memory_bytes, speed=loan.speed, held=loan.held)
         self._witness: Witness | None = None
         self._here: Presence | None = None
@@ -159,6 +162,8 @@ class PeerNode:
             role="peer",
             peer=member.peer_id,
             swarm=self.belonging.swarm,
+            cell=self.here.cell,
+            cells=self.here.cells.count,
             trusted=self.belonging.trusted,
             model=spec.name,
             manifest_hash=spec.manifest_hash,
@@ -188,23 +193,20 @@ class PeerNode:
 
     def _place(self, identity: Identity, state: StateDir, files: dict[str, bytes]) -> Place:
         belonging, spec = self.belonging, self.loan.spec
-        mark = state.high_water(belonging.swarm)
-        rules = PlanRules(
-            spec,
-            belonging.swarm,
-            may_plan=lambda peer, said: (
-                said.may_plan and has_role(belonging, peer, said, Role.PLANNER)
-            ),
-            may_serve=lambda peer, said: has_role(belonging, peer, said, Role.PEER),
-        )
-        return Place(
-            identity=identity,
-            belonging=belonging,
-            network=self.config.network,
-            state=state,
-            member=MemberConfig(
+
+        def member(cell: str) -> MemberConfig:
+            mark = state.high_water(cell)
+            rules = PlanRules(
+                spec,
+                cell,
+                may_plan=lambda peer, said: (
+                    said.may_plan and has_role(belonging, peer, said, Role.PLANNER)
+                ),
+                may_serve=lambda peer, said: has_role(belonging, peer, said, Role.PEER),
+            )
+            return MemberConfig(
                 identity=identity,
-                swarm=belonging.swarm,
+                swarm=cell,
                 incarnation=int(time.time() * 1000),
                 validate=lambda plan, now_unix_s: validate(plan, rules, now_unix_s),
                 model=spec,
@@ -217,9 +219,9 @@ class PeerNode:
                 public_name=self.config.public_name,
                 device=self.loan.hardware.name,
                 timing=self.config.timing,
-            ),
-            files=files,
-        )
+            )
+
+        return Place(identity, belonging, self.config.network, state, member, files)
 
     @contextlib.asynccontextmanager
     async def _serve(self, here: Presence) -> AsyncIterator[None]:
@@ -268,6 +270,7 @@ class PeerNode:
             tasks.start(witness.time_paces())
             tasks.start(checker.run())
             tasks.start(tell_worth(here.member, self._counted, self._on_event))
+            tasks.start(self._watch_cells(here))
             yield
 
     async def _tick(self) -> None:
@@ -275,6 +278,16 @@ class PeerNode:
             await next_tick(TICK_S)
             self.serving.oldest_epoch = self._oldest_epoch()
             self.serving.tick()
+
+    async def _watch_cells(self, here: Presence) -> None:
+        """Say when to move into another cell; not all at once, for the cell's sake."""
+        while not self.moves.is_set():
+            await asyncio.sleep(CELLS_POLL_S)
+            if here.should_move:
+                await asyncio.sleep(random() * self.config.move_within_s)
+                if here.should_move:
+                    self._on_event(NodeEvent("moving", "moving to another cell of the swarm"))
+                    self.moves.set()
 
     # ── what happens ─────────────────────────────────────────────────────────────────────────
 
@@ -402,6 +415,7 @@ class PeerNode:
         data = {
             "peer": member.peer_id,
             "swarm": self.belonging.swarm,
+            "cell": self.here.cell,
             "trusted": self.belonging.trusted,
             "addresses": list(self.here.transport.addresses),
         }

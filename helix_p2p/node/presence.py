@@ -10,19 +10,27 @@ of a bug ends the whole block with that error, so nothing runs on half dead.
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from helix_p2p.errors import HandshakeRefused, HelixError, NetworkError, PeerLost
+from helix_p2p.errors import (
+    HandshakeRefused,
+    HelixError,
+    InvalidRequest,
+    NetworkError,
+    PeerLost,
+)
 from helix_p2p.identity import Identity, Signed
+from helix_p2p.membership.cells import cell_id, cell_of
 from helix_p2p.membership.credentials import Role
 from helix_p2p.membership.effects import Effect, MemberMessage
 from helix_p2p.membership.member import Member
 from helix_p2p.membership.messages import GetMembers, Hello, MembersReply
 from helix_p2p.membership.own import MemberConfig
-from helix_p2p.membership.records import RecordRules, allowed_keys, check_record
+from helix_p2p.membership.records import RecordRules, allowed_keys, check_record, member_keys
 from helix_p2p.net.channel import Membership
 from helix_p2p.net.dht import Libp2pDirectory
 from helix_p2p.net.libp2p import Libp2pTransport
@@ -31,10 +39,11 @@ from helix_p2p.net.links import LinkPool
 from helix_p2p.net.protocols import MEMBER_PROTOCOL
 from helix_p2p.net.requests import Requests, serve_requests
 from helix_p2p.node.background import background
+from helix_p2p.node.cells import CellsKnown
 from helix_p2p.node.config import NetworkConfig
 from helix_p2p.node.control import ControlService
 from helix_p2p.node.joining import Belonging
-from helix_p2p.node.membership import MembershipDriver, now
+from helix_p2p.node.membership import MembershipDriver, now, read_members
 from helix_p2p.node.state import StateDir
 from helix_p2p.node.status import NodeStatus, encode_status
 from helix_p2p.types import PeerId
@@ -46,6 +55,8 @@ log = logging.getLogger(__name__)
 MEMBER_LINKS = LinkOptions(heartbeat_s=2.0, silence_s=8.0, payload_limit_bytes=0)
 MEMBER_LINK_IDLE_S = 30.0
 REMEMBER_S = 15.0
+ELSEWHERE_KEPT_S = 10.0
+"""How long the members of another cell are told from memory."""
 ASKED_OF_BEFORE = 16
 """Of those known from before: enough that some are there still, and honest."""
 MEMBERS_LIMIT_BYTES = MESSAGE_LIMIT_BYTES // 2
@@ -62,16 +73,24 @@ class Place:
         belonging: Its swarm.
         network: How it is reached.
         state: Its folder.
-        member: Configuration of the membership machine.
+        member: Configuration of the membership machine in the cell with this id.
         files: What it hands out of the model.
+        roams: Whether it lives in the cell that its id gives it; else in the first.
     """
 
     identity: Identity
     belonging: Belonging
     network: NetworkConfig
     state: StateDir
-    member: MemberConfig
+    member: Callable[[str], MemberConfig]
     files: Mapping[str, bytes]
+    roams: bool = True
+
+    def cell_among(self, cells: int) -> int:
+        """In which cell it belongs."""
+        if not self.roams:
+            return 0
+        return cell_of(self.identity.peer_id, self.belonging.swarm, cells)
 
 
 class Presence:
@@ -82,13 +101,20 @@ class Presence:
         place: Place,
         transport: Libp2pTransport,
         directory: Libp2pDirectory,
+        cells: CellsKnown,
         observe: Callable[[Effect], None],
         status: Callable[[], NodeStatus],
     ) -> None:
         self._place = place
+        self.cells = cells
+        self.cell = place.cell_among(cells.count)
+        self._swarm = swarm = cell_id(place.belonging.swarm, self.cell)
+        self._directory = directory
+        self._elsewhere: dict[int, tuple[float, tuple[Signed, ...]]] = {}
+        self._asking_elsewhere = asyncio.Lock()
         self._started_s = time.monotonic()
         self.transport = transport
-        self.member = Member(place.member, random.Random(), now())
+        self.member = Member(place.member(swarm), random.Random(), now())
         self.anyone = self._membership()
         self.members_only = self.anyone.requiring(Role.PEER)
         self.requests = Requests(transport, self.anyone)
@@ -101,14 +127,13 @@ class Presence:
             options=MEMBER_LINKS,
             protocol=MEMBER_PROTOCOL,
         )
-        self.driver = MembershipDriver(
-            self.member, self, directory, place.state, place.belonging.swarm, observe
-        )
+        self.driver = MembershipDriver(self.member, self, directory, place.state, swarm, observe)
         self._known = _addresses_by_peer(_ways_in(place.belonging, place.network, place.state))
         self._last_sent_s: dict[PeerId, float] = {}
         self.control = ControlService(
             plan=self._plan,
-            members=self._records,
+            members=self._members_of,
+            cells=lambda: cells.record,
             files=place.files,
             status=lambda: encode_status(status()),
         )
@@ -117,6 +142,15 @@ class Presence:
     def uptime_s(self) -> float:
         """Seconds since the start."""
         return time.monotonic() - self._started_s
+
+    def nodes(self) -> int:
+        """About how many nodes the swarm has: cells are equal by chance."""
+        return self.cells.count * (len(self.member.view) + 1)
+
+    @property
+    def should_move(self) -> bool:
+        """Whether it belongs into another cell by now."""
+        return self._place.cell_among(self.cells.count) != self.cell
 
     def addresses_of(self, peer: PeerId) -> Sequence[str]:
         """Where a peer may be: its own word first, then what we came in by."""
@@ -143,7 +177,7 @@ class Presence:
         async def ask(peer: PeerId) -> None:
             with contextlib.suppress(HelixError):
                 reply, _ = await self.requests.ask(
-                    peer, GetMembers(), timeout_s=5.0, addresses=self._known[peer]
+                    peer, GetMembers(cell=self.cell), timeout_s=5.0, addresses=self._known[peer]
                 )
                 if isinstance(reply, MembersReply):
                     self.driver.on_records(reply.announcements)
@@ -195,17 +229,23 @@ class Presence:
         plan = self.member.adoption.find(wanted, time.monotonic()) if wanted else self.member.plan
         return plan.record if plan is not None else None
 
-    def _records(self) -> tuple[Signed, ...]:
-        """Ours and as many others' as fit into one answer, a different choice each time."""
-        others = list(self.member.records())
-        random.shuffle(others)
-        chosen, size = [self.member.record], 0
-        for record in others:
-            size += len(record.body) + SIGNED_OVERHEAD_BYTES
-            if size > MEMBERS_LIMIT_BYTES:
-                break
-            chosen.append(record)
-        return tuple(chosen)
+    async def _members_of(self, cell: int | None) -> tuple[Signed, ...]:
+        """Members of a cell, as many as fit into one answer, a different choice each time.
+
+        Raises:
+            InvalidRequest: There is no such cell.
+        """
+        if cell is None or cell == self.cell:
+            return (self.member.record, *_some(self.member.records()))
+        if not 0 <= cell < self.cells.count:
+            raise InvalidRequest(f"there are {self.cells.count} cells, and none is {cell}")
+        async with self._asking_elsewhere:
+            read_s, records = self._elsewhere.get(cell, (-math.inf, ()))
+            if time.monotonic() - read_s > ELSEWHERE_KEPT_S:
+                swarm = cell_id(self._place.belonging.swarm, cell)
+                records = await read_members(self._directory, member_keys(swarm))
+                self._elsewhere[cell] = (time.monotonic(), records)
+        return _some(records)
 
 
 @contextlib.asynccontextmanager
@@ -258,7 +298,12 @@ async def presence(
         if here is None:
             return usual
         trust = here.member.trust
-        return replace(usual, revoked=trust.revoked, revocations_serial=trust.serial)
+        return replace(
+            usual,
+            revoked=trust.revoked,
+            revocations_serial=trust.serial,
+            cells_serial=here.cells.serial,
+        )
 
     async with contextlib.AsyncExitStack() as stack:
         directory = await Libp2pDirectory.start(
@@ -269,7 +314,9 @@ async def presence(
             may_be_first=not belonging.bootstrap,
         )
         stack.push_async_callback(directory.close)
-        here = Presence(place, transport, directory, observe, status)
+        cells = CellsKnown(belonging, place.state, directory)
+        await cells.begin()
+        here = Presence(place, transport, directory, cells, observe, status)
         await stack.enter_async_context(here.requests)
         await stack.enter_async_context(here.links)
         stack.push_async_callback(here.driver.close)
@@ -278,6 +325,7 @@ async def presence(
         tasks.start(here.driver.run())
         tasks.start(here.introduce())
         tasks.start(here.keep_house())
+        tasks.start(cells.run(here.nodes))
         tasks.start(_watch_daemon(transport))
         yield here
 
@@ -297,6 +345,18 @@ def _checker(rules: Callable[[], RecordRules]) -> Callable[[str, str | None, byt
     return lambda key, subkey, value, expires_in_s: check_record(
         key, subkey, value, expires_in_s, rules=rules(), now_unix_s=time.time()
     )
+
+
+def _some(records: Sequence[Signed]) -> tuple[Signed, ...]:
+    """As many as fit into one answer beside our own, a different choice each time."""
+    chosen: list[Signed] = []
+    size = 0
+    for record in random.sample(records, len(records)):
+        size += len(record.body) + SIGNED_OVERHEAD_BYTES
+        if size > MEMBERS_LIMIT_BYTES:
+            break
+        chosen.append(record)
+    return tuple(chosen)
 
 
 def _addresses_by_peer(addresses: Sequence[str]) -> dict[PeerId, tuple[str, ...]]:

@@ -23,6 +23,7 @@ from typing import Self, TypeVar
 from helix_p2p import codec
 from helix_p2p.errors import ConfigError, DecodeError
 from helix_p2p.identity import Identity, Signed
+from helix_p2p.membership.cells import swarm_of
 from helix_p2p.membership.revocations import newer_of
 
 T = TypeVar("T")
@@ -32,6 +33,7 @@ SWARM_KEY_FILE = "swarm.key"
 HIGH_WATER_FILE = "high-water"
 KNOWN_PEERS_FILE = "known-peers"
 REVOCATIONS_FILE = "revocations"
+CELLS_FILE = "cells"
 LOCK_FILE = "lock"
 
 _MAGIC = b"helix-p2p state 1\n"
@@ -45,7 +47,7 @@ class HighWaterMark:
     """The highest plan this node adopted, in the swarm's total order.
 
     Attributes:
-        swarm: The swarm it belongs to; another swarm starts from zero.
+        swarm: The swarm, or cell, it belongs to; another one starts from zero.
         order: `SignedPlan.order`: epoch, tie, plan hash.
     """
 
@@ -100,8 +102,8 @@ class StateDir:
         return load_or_create_key(self.path / SWARM_KEY_FILE)
 
     def high_water(self, swarm: str) -> HighWaterMark | None:
-        """The mark of this swarm; None before its first plan."""
-        mark = read_value(self.path / HIGH_WATER_FILE, HighWaterMark)
+        """The mark of this swarm, or cell; None before its first plan."""
+        mark = read_value(self._high_water_path(swarm), HighWaterMark)
         return mark if mark is not None and mark.swarm == swarm else None
 
     def raise_high_water(self, mark: HighWaterMark) -> None:
@@ -114,7 +116,11 @@ class StateDir:
         held = self.high_water(mark.swarm)
         if held is not None and mark.order < held.order:
             raise ValueError(f"the high-water mark would fall from {held.order} to {mark.order}")
-        write_value(self.path / HIGH_WATER_FILE, mark)
+        write_value(self._high_water_path(mark.swarm), mark)
+
+    def _high_water_path(self, swarm: str) -> Path:
+        """Each cell has its own, so that who moves and comes back has not forgotten."""
+        return self.path / (HIGH_WATER_FILE + swarm.removeprefix(swarm_of(swarm)))
 
     def revocations(self) -> Signed | None:
         """The root's last list; a damaged one is an error, since it would let people back in."""
@@ -123,6 +129,16 @@ class StateDir:
     def keep_revocations(self, record: Signed) -> None:
         """Keep the root's list for the next start, unless a newer one lies there already."""
         change_revocations(self.path, lambda held: newer_of(record, held))
+
+    def cells(self) -> Signed | None:
+        """The root's last word on how many cells there are; a damaged one is asked for again."""
+        with contextlib.suppress(ConfigError):
+            return read_value(self.path / CELLS_FILE, Signed)
+        return None
+
+    def keep_cells(self, record: Signed) -> None:
+        """Keep the root's word for the next start."""
+        write_value(self.path / CELLS_FILE, record)
 
     def known_peers(self) -> tuple[str, ...]:
         """Multiaddrs that led into the swarm before; a damaged list counts as empty."""

@@ -124,6 +124,8 @@ class NodeStatus:
         planner: Who holds the lease, as far as this node knows.
         plan: The plan it follows.
         members: Peers that it holds fresh.
+        cell: Which cell of the swarm it is in.
+        cells: How many there are.
     """
 
     role: str
@@ -152,6 +154,8 @@ class NodeStatus:
     planner: str | None = None
     plan: PlanStatus | None = None
     members: tuple[MemberStatus, ...] = ()
+    cell: int = 0
+    cells: int = 1
 
 
 def plan_status(signed: SignedPlan) -> PlanStatus:

@@ -298,7 +298,8 @@ class ClientSession:
         self._attempts += 1
         if self._attempts >= self._limits.attempts:
             return self._end(error=error)
-        return [RefreshView(), *self._next_peer(now_s)]
+        asked = self._next_peer(now_s)
+        return [RefreshView(crowded=isinstance(error, errors.Busy) and not asked), *asked]
 
     def _next_peer(self, now_s: float) -> list[Effect]:
         peer = self._choice.pick(now_s, self._tried, self._known)

@@ -90,7 +90,13 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class RefreshView:
-    """Something failed: ask the swarm for its plan and members again."""
+    """Something failed: ask the swarm for its plan and members again.
+
+    Attributes:
+        crowded: Nobody who is known had room.
+    """
+
+    crowded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,8 @@
 """`helix-peer join`: the peer, what it shows while it runs, and its end.
 
+A peer that belongs into another cell of the swarm leaves its own as if it were asked to stop, and
+joins again.
+
 Always: the first Ctrl-C (or SIGTERM) leaves gracefully: no new session is taken, those that run
 finish or move; the second ends at once. The libp2p daemon ends with the peer either way.
 """
@@ -27,20 +30,30 @@ def serve(config: PeerConfig, *, as_json: bool) -> None:
     printer = EventPrinter(as_json=as_json)
 
     async def service(stop: StopRequest) -> None:
-        async with (
-            PeerNode.running(config, printer.show) as node,
-            serving_status(config.state_dir, lambda: encode_status(node.status())),
-        ):
-            stop.begun()
-            following = asyncio.create_task(printer.follow(node.status))
-            try:
-                await stop.wait()
-                text = "leaving when the running sessions are done; Ctrl-C again leaves at once"
-                printer.show(NodeEvent("leaving", text))
-                await node.leave()
-            finally:
-                following.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await following
+        while not stop.asked:
+            await _live(config, printer, stop)
 
     run_service(service)
+
+
+async def _live(config: PeerConfig, printer: EventPrinter, stop: StopRequest) -> None:
+    """In one cell, until it is asked to stop or to move."""
+    async with (
+        PeerNode.running(config, printer.show) as node,
+        serving_status(config.state_dir, lambda: encode_status(node.status())),
+    ):
+        stop.begun()
+        following = asyncio.create_task(printer.follow(node.status))
+        moving = asyncio.create_task(node.moves.wait())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({moving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if stop.asked:
+                text = "leaving when the running sessions are done; Ctrl-C again leaves at once"
+                printer.show(NodeEvent("leaving", text))
+            await node.leave()
+        finally:
+            for task in (following, moving, stopping):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task

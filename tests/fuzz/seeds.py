@@ -19,6 +19,7 @@ from helix_p2p.cluster.profile import SpeedProfile
 from helix_p2p.cluster.snapshot import snapshot_of
 from helix_p2p.identity import Signed
 from helix_p2p.membership import messages as m
+from helix_p2p.membership.cell_count import CellCount, write_cells
 from helix_p2p.membership.credentials import ALL_ROLES, certify, grant, swarm_id_of
 from helix_p2p.membership.election import LEASE_KIND
 from helix_p2p.membership.handshake import Admission
@@ -128,6 +129,11 @@ def lease(number: int = 1) -> Signed:
     return ME.sign(LEASE_KIND, SWARM, codec.encode(said))
 
 
+def cells() -> Signed:
+    """In how many cells the swarm lives."""
+    return write_cells(ROOT, CellCount(7, 3))
+
+
 def revocations() -> Signed:
     """The root's list."""
     return revoke(ROOT, 3, ["0123456789abcdef"], [OTHERS[1].peer_id])
@@ -177,6 +183,10 @@ def member_messages() -> list[object]:
         m.PushProof(plan.record, plans()[1].record),
         m.PushRevocations(revocations()),
         m.Heartbeat(1, 2),
+        m.GetMembers(cell=3),
+        m.GetCells(),
+        m.CellsReply(cells()),
+        m.CellsReply(None),
     ]
 
 

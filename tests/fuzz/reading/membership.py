@@ -14,7 +14,7 @@ from helix_p2p.cluster import announcement as words
 from helix_p2p.cluster.snapshot import snapshot_of
 from helix_p2p.errors import HelixError
 from helix_p2p.identity import Signed
-from helix_p2p.membership import credentials, records, revocations
+from helix_p2p.membership import cell_count, credentials, records, revocations
 from helix_p2p.membership import messages as m
 from helix_p2p.membership.adoption import equivocation
 from helix_p2p.membership.effects import MessageRefused
@@ -131,10 +131,12 @@ def _read_record(parts: tuple[str, str | None, bytes, float]) -> Any:
 
 def _dht_seeds() -> list[bytes]:
     found = []
-    for record in (*seeds.announcements()[:2], seeds.revocations()):
-        where = records.member_key(SWARM, record.signer)
-        if record.kind == revocations.REVOCATIONS_KIND:
-            where = records.revocations_key(SWARM)
+    of_the_root = {
+        revocations.REVOCATIONS_KIND: records.revocations_key(SWARM),
+        cell_count.CELLS_KIND: records.cells_key(SWARM),
+    }
+    for record in (*seeds.announcements()[:2], seeds.revocations(), seeds.cells()):
+        where = of_the_root.get(record.kind) or records.member_key(SWARM, record.signer)
         tree = msgspec.msgpack.decode(opened(record))
         found.append(codec.encode([where, record.signer, tree, 60.0]))
     return found
@@ -285,6 +287,12 @@ DECODERS = (
         lambda: [seeds.revocations()],
         _signed(lambda r: revocations.open_revocations(r, SWARM, ROOT.public_key), 16 * KIB),
         limit_bytes=revocations.REVOCATIONS_LIMIT_BYTES,
+    ),
+    in_tree(
+        "cells",
+        lambda: [seeds.cells()],
+        _signed(lambda r: cell_count.open_cells(r, SWARM, ROOT.public_key), 4096),
+        limit_bytes=cell_count.CELLS_LIMIT_BYTES,
     ),
     Decoder(
         "dht-record",

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from helix_p2p.errors import InviteError, PeerUnreachable, ProtocolError
-from helix_p2p.identity import Identity
+from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership.credentials import swarm_id_of
 from helix_p2p.membership.invite import create_invite
 from helix_p2p.net.channel import Membership
@@ -33,6 +33,10 @@ def invite_of(root: Identity, expires_unix_s: float = 4e9) -> str:
     return invite.to_text()
 
 
+async def _nobody(_cell: int | None) -> tuple[Signed, ...]:
+    return ()
+
+
 @asynccontextmanager
 async def node() -> AsyncIterator[str]:
     """A node that answers questions; gives its address."""
@@ -40,7 +44,11 @@ async def node() -> AsyncIterator[str]:
     assert admission.swarm == swarm_id_of(ROOT.public_key)
     transport = await Libp2pTransport.start(NODE)
     service = ControlService(
-        plan=lambda _hash: None, members=tuple, files={}, status=lambda: json.dumps(STATUS).encode()
+        plan=lambda _hash: None,
+        members=_nobody,
+        cells=lambda: None,
+        files={},
+        status=lambda: json.dumps(STATUS).encode(),
     )
     try:
         await serve_requests(transport, Membership.of(lambda: admission), service.answer)

@@ -66,8 +66,16 @@ async def liar(manifest: Manifest) -> AsyncIterator[str]:
     directory = await Libp2pDirectory.start(
         transport, keys=allowed_keys(swarm), check=lambda *_: None, may_be_first=True
     )
+
+    async def members(_cell: int | None) -> tuple[Signed, ...]:
+        return made_up
+
     service = ControlService(
-        plan=lambda _hash: None, members=lambda: made_up, files={}, status=lambda: b"{}"
+        plan=lambda _hash: None,
+        members=members,
+        cells=lambda: None,
+        files={},
+        status=lambda: b"{}",
     )
     admission = Admission(swarm, manifest.manifest_hash, None)
     await serve_requests(transport, Membership.of(lambda: admission), service.answer)

@@ -20,11 +20,14 @@ from helix_p2p.cluster.manifest import (
 )
 from helix_p2p.errors import HelixError, NetworkError
 from helix_p2p.identity import Identity, Signed
+from helix_p2p.membership.cells import cell_id
 from helix_p2p.membership.credentials import open_swarm_id_of
 from helix_p2p.membership.handshake import Admission
 from helix_p2p.membership.invite import Invite
 from helix_p2p.membership.messages import (
+    CellsReply,
     FileReply,
+    GetCells,
     GetFile,
     GetMembers,
     GetPlan,
@@ -110,6 +113,7 @@ class FakePeer:
     questions: list[Message] = field(default_factory=list)
     sequence: int = 0
     addresses: tuple[str, ...] = ()
+    cell: int = 0
 
     @property
     def peer_id(self) -> PeerId:
@@ -132,7 +136,7 @@ class FakePeer:
             addresses=self.addresses,
             credentials=self.swarm.credentials(self.identity) if self.swarm.certified else b"",
         )
-        return said.signed(self.identity, self.swarm.name)
+        return said.signed(self.identity, cell_id(self.swarm.name, self.cell))
 
     async def start(self, transport: Transport | None = None) -> None:
         transport = transport or self.swarm.network.join(self.peer_id)
@@ -161,9 +165,12 @@ class FakePeer:
         self.questions.append(message)
         match message:
             case GetPlan():
-                return PlanReply(self.swarm.plan()), b""
-            case GetMembers():
-                return MembersReply(self.swarm.announcements()), b""
+                return PlanReply(self.swarm.plan(self.cell)), b""
+            case GetMembers(_, cell):
+                cell = self.cell if cell is None else cell
+                return MembersReply(self.swarm.announcements(cell)), b""
+            case GetCells():
+                return CellsReply(self.swarm.cells), b""
             case GetFile(name):
                 body = self.files.get(name)
                 return FileReply(name, body is not None), body or b""
@@ -248,6 +255,7 @@ class FakeSwarm:
         self.certified = True
         self.epoch = 64
         self.planner = Identity(bytes([255] * 32))
+        self.cells: Signed | None = None
 
     def credentials(self, identity: Identity) -> bytes:
         return self.invite.credentials_for(identity.public_key) if self.invite else b""
@@ -258,12 +266,16 @@ class FakeSwarm:
         return Identity(bytes([number] * 32))
 
     async def add(
-        self, serving: LayerRange | None = ALL_LAYERS, transport: Transport | None = None
+        self,
+        serving: LayerRange | None = ALL_LAYERS,
+        transport: Transport | None = None,
+        *,
+        cell: int = 0,
     ) -> FakePeer:
         number = len(self.peers) + 1
         files = dict(Files.of(self.folder).files)
         files[MANIFEST_NAME] = self.manifest.encoded
-        peer = FakePeer(self, self.identity_of(number), serving, files)
+        peer = FakePeer(self, self.identity_of(number), serving, files, cell=cell)
         self.peers.append(peer)
         await peer.start(transport)
         return peer
@@ -279,11 +291,14 @@ class FakeSwarm:
         self.network.kill(peer.peer_id)
         self.gone.add(peer.peer_id)
 
-    def announcements(self) -> tuple[Signed, ...]:
-        return tuple(p.announcement() for p in self.peers if p.peer_id not in self.gone)
+    def announcements(self, cell: int = 0) -> tuple[Signed, ...]:
+        return tuple(p.announcement() for p in self._living(cell))
 
-    def plan(self) -> Signed:
-        entries = [p for p in self.peers if p.serving and p.peer_id not in self.gone]
+    def _living(self, cell: int) -> list[FakePeer]:
+        return [p for p in self.peers if p.peer_id not in self.gone and p.cell == cell]
+
+    def plan(self, cell: int = 0) -> Signed:
+        entries = [p for p in self._living(cell) if p.serving]
         flows = []
         for peer in entries:
             flows += [EdgeFlow(None, peer.peer_id, 1000), EdgeFlow(peer.peer_id, None, 1000)]
@@ -305,7 +320,7 @@ class FakeSwarm:
             (),
             placement,
         )
-        return sign_plan(plan, self.planner, self.name)
+        return sign_plan(plan, self.planner, cell_id(self.name, cell))
 
 
 class HomeTransport:

@@ -426,7 +426,7 @@ async def test_folder_of_another_model_is_refused(fake: FakeSwarm):
 async def test_plan_of_another_swarm_is_not_believed(fake: FakeSwarm, caplog):
     await fake.add()
     fake.planner, honest = Identity(bytes(32)), fake.plan()
-    fake.plan = lambda: type(honest)(  # type: ignore[method-assign]
+    fake.plan = lambda _cell: type(honest)(  # type: ignore[method-assign]
         honest.kind, honest.swarm, honest.body, honest.public_key, bytes(64)
     )
     async with connect(fake) as swarm:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from helix_p2p.membership.cells import (
     CELL_FULL,
     CELL_GOOD,
-    MOST_CELLS,
     cell_id,
     cell_of,
     cells_for,
@@ -17,6 +16,7 @@ from helix_p2p.membership.cells import (
 )
 from helix_p2p.membership.credentials import open_swarm_id_of, swarm_id_of
 from helix_p2p.sim.living import identity_of
+from helix_p2p.types import MOST_CELLS
 
 SWARM = swarm_id_of(bytes(32))
 PEERS = [identity_of(number).peer_id for number in range(1000)]

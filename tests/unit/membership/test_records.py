@@ -7,6 +7,8 @@ import pytest
 from helix_p2p import codec
 from helix_p2p.errors import RecordRejected
 from helix_p2p.identity import Signed
+from helix_p2p.membership.cell_count import CELLS_KIND, CellCount, write_cells
+from helix_p2p.membership.cells import cell_id
 from helix_p2p.membership.credentials import (
     Role,
     certify,
@@ -19,6 +21,7 @@ from helix_p2p.membership.records import (
     SHARDS,
     RecordRules,
     allowed_keys,
+    cells_key,
     check_record,
     member_key,
     member_keys,
@@ -26,6 +29,7 @@ from helix_p2p.membership.records import (
     shard_of,
 )
 from helix_p2p.membership.revocations import revoke
+from helix_p2p.types import MOST_CELLS
 
 from .makers import SWARM, UNIX_S, announcement, identity, peer, record
 
@@ -163,4 +167,55 @@ def test_members_spread_evenly_over_the_shards() -> None:
         counts[shard_of(peer(number))] += 1
     assert min(counts) >= 10
     assert max(counts) <= 45
-    assert len(set(allowed_keys(SWARM))) == SHARDS + 1
+    assert len(set(allowed_keys(SWARM))) == MOST_CELLS * SHARDS + 2
+
+
+# ── cells ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_cells_member_writes_into_its_cells_shard_and_no_other() -> None:
+    third = cell_id(SWARM, 3)
+    said = announcement().signed(identity(1), third)
+    check(said, key=member_key(third, peer(1)))
+    for other in (SWARM, cell_id(SWARM, 2)):
+        with pytest.raises(RecordRejected, match="another swarm"):
+            check(said, key=member_key(other, peer(1)))
+    with pytest.raises(RecordRejected, match="another swarm"):
+        check(key=member_key(third, peer(1)))
+    with pytest.raises(RecordRejected, match="not one of this swarm's"):
+        check(said, key=member_key(f"{SWARM}.{MOST_CELLS}", peer(1)))
+
+
+def test_certificate_of_the_swarm_holds_in_its_cells() -> None:
+    swarm = swarm_id_of(ROOT.public_key)
+    third, rules = cell_id(swarm, 3), RecordRules(swarm, ROOT.public_key)
+    granted = grant(ROOT, INVITE, [Role.PEER], UNIX_S + 1000)
+    shown = certify(INVITE, granted, identity(1).public_key)
+    said = announcement(credentials=shown).signed(identity(1), third)
+    check(said, key=member_key(third, peer(1)), rules=rules)
+    with pytest.raises(RecordRejected, match="certificate"):
+        check(
+            announcement().signed(identity(1), third), key=member_key(third, peer(1)), rules=rules
+        )
+
+
+def test_number_of_cells_is_the_roots_word_and_never_falls_back() -> None:
+    swarm = swarm_id_of(ROOT.public_key)
+    rules = RecordRules(swarm, ROOT.public_key, cells_serial=5)
+    key = cells_key(swarm)
+    check(write_cells(ROOT, CellCount(5, 3)), key=key, subkey=ROOT.peer_id, rules=rules)
+    with pytest.raises(RecordRejected, match="newer number"):
+        check(write_cells(ROOT, CellCount(4, 2)), key=key, subkey=ROOT.peer_id, rules=rules)
+    for cells in (0, MOST_CELLS + 1, 2**40):
+        with pytest.raises(RecordRejected, match=f"not {cells}"):
+            check(write_cells(ROOT, CellCount(6, cells)), key=key, subkey=ROOT.peer_id, rules=rules)
+    forged = identity(1).sign(CELLS_KIND, swarm, codec.encode(CellCount(9, 200)))
+    with pytest.raises(RecordRejected, match="not signed by the swarm's root"):
+        check(forged, key=key, rules=rules)
+    with pytest.raises(RecordRejected, match="one cell"):
+        check(forged, key=cells_key(SWARM))
+
+
+def test_roots_words_stand_once_for_all_cells() -> None:
+    assert cells_key(cell_id(SWARM, 3)) == cells_key(SWARM)
+    assert revocations_key(cell_id(SWARM, 3)) == revocations_key(SWARM)

@@ -182,7 +182,7 @@ def test_busy_peer_is_not_masked_and_another_is_tried_at_once():
     assert other != peer
     assert again.avoid == ()
     effects = machine.on_message(other, refuse(again, Busy("full", retry_after_s=2.0)), 1.0)
-    assert effects == [RefreshView()]
+    assert effects == [RefreshView(crowded=True)]
     assert machine.wake_s == 3.0
     assert machine.on_tick(2.9) == []
     asked(machine.on_tick(3.0))
