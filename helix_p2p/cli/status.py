@@ -56,6 +56,8 @@ def print_status(said: Mapping[str, Any], *, as_json: bool) -> None:
         console.print(flow_lines(status, names))
     if entries := _bootstrap_nodes(status, names):
         console.print(entries)
+    if status.elsewhere:
+        console.print(_elsewhere(status))
 
 
 def cell(text: str) -> str:
@@ -197,6 +199,21 @@ def _members(status: NodeStatus, names: Names, *, with_device: bool) -> Table:
             cell(member.device),
         )
         table.add_row(*cells[: len(table.columns)])
+    return table
+
+
+def _elsewhere(status: NodeStatus) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("cell", "peers", "serving", "memory", "seen"):
+        table.add_column(heading, no_wrap=True)
+    for other in status.elsewhere[:MOST_ROWS]:
+        table.add_row(
+            str(other.cell),
+            str(other.peers),
+            str(other.serving),
+            format_size(other.memory_bytes),
+            f"{format_duration(other.age_s)} ago",
+        )
     return table
 
 

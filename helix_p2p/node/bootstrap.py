@@ -17,15 +17,13 @@ from helix_p2p.cluster.announcement import PeerState
 from helix_p2p.cluster.manifest import Manifest
 from helix_p2p.engine.hub import find_model
 from helix_p2p.errors import ConfigError
-from helix_p2p.identity import Identity
 from helix_p2p.membership.adoption import HighWater
-from helix_p2p.membership.cell_count import CellCount, write_cells
-from helix_p2p.membership.cells import cells_for
 from helix_p2p.membership.credentials import open_swarm_id_of
 from helix_p2p.membership.effects import Effect
 from helix_p2p.membership.own import MemberConfig, OwnState
 from helix_p2p.node.background import background
-from helix_p2p.node.config import MOVE_WITHIN_S, BootstrapConfig
+from helix_p2p.node.cell_keeping import CellKeeper
+from helix_p2p.node.config import BootstrapConfig
 from helix_p2p.node.events import NodeEvent, OnEvent, ignore
 from helix_p2p.node.joining import Belonging, found_swarm
 from helix_p2p.node.narrator import Narrator
@@ -37,9 +35,6 @@ from helix_p2p.node.swarm_view import member_statuses
 from helix_p2p.planning.plan import SignedPlan
 
 REVOCATIONS_POLL_S = 1.0
-RECOUNT_S = 30.0
-SETTLED_S = 2 * MOVE_WITHIN_S
-"""So long after a word on cells those who move have moved, and are counted."""
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +51,7 @@ class BootstrapNode:
         self._on_event = on_event
         self._narrator = Narrator()
         self._here: Presence | None = None
+        self._keeper: CellKeeper | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -110,7 +106,10 @@ class BootstrapNode:
                 node._announce()
                 tasks.start(node._watch_revocations(here, state))
                 if not config.open_swarm:
-                    tasks.start(node._count_cells(here, state.swarm_key()))
+                    keeper = CellKeeper(here, state.swarm_key(), config.cells, on_event)
+                    node._keeper = keeper
+                    tasks.start(keeper.count())
+                    tasks.start(keeper.survey())
                 try:
                     yield node
                 finally:
@@ -141,6 +140,7 @@ class BootstrapNode:
             planner=member.planner,
             plan=plan_status(member.plan) if member.plan else None,
             members=member_statuses(member, time.monotonic()),
+            elsewhere=self._keeper.elsewhere if self._keeper else (),
         )
 
     async def _watch_revocations(self, here: Presence, state: StateDir) -> None:
@@ -154,26 +154,6 @@ class BootstrapNode:
                 continue
             if record is not None and record != here.member.trust.revocations:
                 here.driver.on_revocations(record)
-
-    async def _count_cells(self, here: Presence, root: Identity) -> None:
-        """Say in how many cells the swarm is to live: what was asked for, or what its peers need.
-
-        A word's serial is its time, which keeps words apart that two bootstrap nodes of one swarm
-        say. Until all have moved, the first cell tells nothing of the others.
-        """
-        wanted = self.config.cells
-        while True:
-            known = here.cells
-            if self.config.cells is None and time.time() - known.serial > SETTLED_S:
-                wanted = cells_for(here.nodes(), known.count)
-            if wanted not in (None, known.count):
-                said = CellCount(max(known.serial + 1, int(time.time())), wanted)
-                await known.take(write_cells(root, said))
-                text = f"from now on the swarm has {wanted} cells, for {here.nodes()} nodes"
-                self._on_event(NodeEvent("cells", text, {"cells": wanted}))
-            wanted = None
-            await known.write()
-            await asyncio.sleep(RECOUNT_S)
 
     def _announce(self) -> None:
         assert self._here is not None

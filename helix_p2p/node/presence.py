@@ -10,7 +10,6 @@ of a bug ends the whole block with that error, so nothing runs on half dead.
 import asyncio
 import contextlib
 import logging
-import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -239,13 +238,18 @@ class Presence:
             return (self.member.record, *_some(self.member.records()))
         if not 0 <= cell < self.cells.count:
             raise InvalidRequest(f"there are {self.cells.count} cells, and none is {cell}")
+        return _some(await self.look_into(cell))
+
+    async def look_into(self, cell: int) -> tuple[Signed, ...]:
+        """The members of another cell, as the DHT names them."""
         async with self._asking_elsewhere:
-            read_s, records = self._elsewhere.get(cell, (-math.inf, ()))
-            if time.monotonic() - read_s > ELSEWHERE_KEPT_S:
+            fresh_s, kept = time.monotonic() - ELSEWHERE_KEPT_S, self._elsewhere
+            self._elsewhere = kept = {c: seen for c, seen in kept.items() if seen[0] > fresh_s}
+            if cell not in kept:
                 swarm = cell_id(self._place.belonging.swarm, cell)
                 records = await read_members(self._directory, member_keys(swarm))
-                self._elsewhere[cell] = (time.monotonic(), records)
-        return _some(records)
+                kept[cell] = (time.monotonic(), records)
+            return kept[cell][1]
 
 
 @contextlib.asynccontextmanager

@@ -94,6 +94,25 @@ class MemberStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class CellStatus:
+    """Another cell, as the DHT names its members.
+
+    Attributes:
+        cell: Which.
+        peers: How many lend a device.
+        serving: How many of them serve now.
+        memory_bytes: Of all of them.
+        age_s: Since it was looked into.
+    """
+
+    cell: int
+    peers: int
+    serving: int
+    memory_bytes: int
+    age_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """One node.
 
@@ -126,6 +145,7 @@ class NodeStatus:
         members: Peers that it holds fresh.
         cell: Which cell of the swarm it is in.
         cells: How many there are.
+        elsewhere: The other cells; where a bootstrap node looks into them.
     """
 
     role: str
@@ -156,6 +176,7 @@ class NodeStatus:
     members: tuple[MemberStatus, ...] = ()
     cell: int = 0
     cells: int = 1
+    elsewhere: tuple[CellStatus, ...] = ()
 
 
 def plan_status(signed: SignedPlan) -> PlanStatus:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import msgspec
@@ -10,7 +11,14 @@ import pytest
 from helix_p2p.cli.shown import harmless
 from helix_p2p.cli.status import print_status
 from helix_p2p.errors import DecodeError
-from helix_p2p.node.status import FlowStatus, LayerStatus, MemberStatus, NodeStatus, PlanStatus
+from helix_p2p.node.status import (
+    CellStatus,
+    FlowStatus,
+    LayerStatus,
+    MemberStatus,
+    NodeStatus,
+    PlanStatus,
+)
 
 PLAN = PlanStatus(
     epoch=1234,
@@ -106,6 +114,15 @@ def test_open_swarm_is_called_untrusted(capsys: pytest.CaptureFixture[str]) -> N
         as_json=False,
     )
     assert "open, untrusted" in capsys.readouterr().out
+
+
+def test_cells_of_a_large_swarm_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    other = CellStatus(1, 401, 380, 7_000_000_000_000, 42.0)
+    status = replace(STATUS, cells=3, elsewhere=(other,))
+    print_status(json.loads(msgspec.json.encode(status)), as_json=False)
+    out = capsys.readouterr().out
+    assert "2 peers in cell 0, one of 3" in out
+    assert out.splitlines()[-1].split()[:3] == ["1", "401", "380"]
 
 
 def test_bootstrap_nodes_stand_apart_from_the_peers(capsys: pytest.CaptureFixture[str]) -> None:
