@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from helix_p2p import codec
 from helix_p2p.errors import SignatureError
+from helix_p2p.remembered import remembered
 from helix_p2p.types import PeerId
 
 SIGNATURE_DOMAIN = b"helix-p2p/1\x00"
@@ -78,7 +79,7 @@ def _check(public_key: bytes, signature: bytes, message: bytes) -> None:
     Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
 
 
-_check_once = lru_cache(maxsize=CHECKED_KEPT)(_check)
+_check_once = remembered(CHECKED_KEPT)(_check)
 """Likewise, but what held is remembered; a failure is an exception, and those are not kept."""
 
 

@@ -6,7 +6,6 @@ incarnation (its start time in milliseconds), and each announcement a higher seq
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import lru_cache
 from math import isfinite
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from helix_p2p.cluster.profile import SpeedProfile
 from helix_p2p.codec import at_most
 from helix_p2p.errors import RecordRejected
 from helix_p2p.identity import Identity, Signed
+from helix_p2p.remembered import remembered
 from helix_p2p.types import LayerRange, PeerId
 
 ANNOUNCEMENT_KIND = "announcement"
@@ -141,7 +141,7 @@ def lasting(state: PeerState, serving: LayerRange | None) -> PeerState:
     return PeerState.STANDBY if serving is None else PeerState.SERVING
 
 
-@lru_cache(maxsize=OPENED_KEPT)
+@remembered(OPENED_KEPT)
 def open_announcement(record: Signed, swarm: str) -> Announcement:
     """Verify and read a signed announcement.
 
@@ -174,7 +174,7 @@ def turn_of(said: Announcement, owner: bytes) -> float:
     return (said.issued_unix_s + int.from_bytes(owner[:2])) // WORD_LIFE_S
 
 
-@lru_cache(maxsize=OPENED_KEPT)
+@remembered(OPENED_KEPT)
 def content_of(record: Signed, swarm: str) -> bytes:
     """A hash of what a plan may rest on: memory, speeds, links, credentials.
 
@@ -203,7 +203,7 @@ def content_of(record: Signed, swarm: str) -> bytes:
     return codec.sha256(owner + codec.encode(same))[:CONTENT_BYTES]
 
 
-@lru_cache(maxsize=OPENED_KEPT)
+@remembered(OPENED_KEPT)
 def word_of(record: Signed, swarm: str) -> bytes:
     """Eight bytes that stay equal while a peer says the same, whatever its sequence.
 
@@ -234,7 +234,7 @@ class Reading(Struct, frozen=True, gc=False):
     word: bytes
 
 
-@lru_cache(maxsize=OPENED_KEPT)
+@remembered(OPENED_KEPT)
 def reading_of(record: Signed, swarm: str) -> Reading:
     """A record as its readers need it: one look for what is asked of each that comes.
 

@@ -3,13 +3,12 @@
 Always: what is opened here was signed by whoever `record.signer` names, for this swarm, as a plan.
 """
 
-from functools import lru_cache
-
 from helix_p2p import codec
 from helix_p2p.errors import DecodeError
 from helix_p2p.identity import Identity, Signed
 from helix_p2p.planning.packing import decode_plan, encode_plan
 from helix_p2p.planning.plan import PLAN_KIND, PLAN_LIMIT_BYTES, Plan, SignedPlan
+from helix_p2p.remembered import remembered
 from helix_p2p.types import PeerId
 
 OPENED_KEPT = 4
@@ -25,13 +24,13 @@ def sign_plan(plan: Plan, planner: Identity, swarm: str) -> Signed:
     return planner.sign(PLAN_KIND, swarm, encode_plan(plan))
 
 
-@lru_cache(maxsize=OPENED_KEPT)
+@remembered(OPENED_KEPT)
 def hash_of_plan(body: bytes) -> bytes:
     """The hash by which a plan is asked for; a mebibyte takes a millisecond, so some are kept."""
     return codec.sha256(body)
 
 
-@lru_cache(maxsize=OPENED_KEPT)
+@remembered(OPENED_KEPT)
 def named_in(record: Signed) -> frozenset[PeerId]:
     """Everyone whose word a plan rests on.
 
@@ -41,7 +40,7 @@ def named_in(record: Signed) -> frozenset[PeerId]:
     return frozenset(open_plan(record, record.swarm).plan.announced)
 
 
-@lru_cache(maxsize=OPENED_KEPT)
+@remembered(OPENED_KEPT)
 def open_plan(record: Signed, swarm: str) -> SignedPlan:
     """Verify the signature over a plan and read it; whether it is a good plan is `validate`'s.
 
