@@ -51,7 +51,7 @@ planning: links plan signed validate
 routing: blame iwrr masks recheck route shares slowness standing
 session: backpressure client client_values entry entry_choice familiar generation line open_sessions
   pace pipelines prefill_window prefixes reuse stage stage_frames steps window
-sim: clock directory living network
+sim: cell clock directory living loading mind network solving
 sim/native: peer swarm workload
 """
 """What runs millions of times. Not among them: modules with dataclasses that are read from bytes

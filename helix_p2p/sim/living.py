@@ -5,6 +5,9 @@ The machines are the production ones: `membership.Member` on every peer, the pla
 directory (a table that answers in a third of a second), the disk (which never fails), the solver's
 time, and how long weights take to arrive.
 
+A swarm of several cells (docs/adr/0029) is as many swarms beside each other, with one network, one
+directory and clients that turn from one cell to another.
+
 Always: deterministic for a seed; checked at each adoption: the plan is valid, its order never falls
 and is on disk first; checked all along: what native mode checks. A broken invariant names the seed
 and how to replay it.
@@ -12,35 +15,35 @@ and how to replay it.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
 from random import Random
 
 from helix_p2p import codec
 from helix_p2p.cluster.announcement import PeerState
 from helix_p2p.cluster.model import ModelSpec
-from helix_p2p.cluster.profile import SpeedProfile
 from helix_p2p.errors import HelixError, RecordRejected
-from helix_p2p.identity import Identity
 from helix_p2p.membership import effects as fx
-from helix_p2p.membership.adoption import HighWater, PlanOrder
+from helix_p2p.membership.adoption import HighWater
+from helix_p2p.membership.cells import cell_id, cell_of
 from helix_p2p.membership.credentials import open_swarm_id_of
 from helix_p2p.membership.gossip import MANY
 from helix_p2p.membership.member import Member
 from helix_p2p.membership.own import MemberConfig, OwnState
 from helix_p2p.membership.timing import Now
-from helix_p2p.planning.options import PlanOptions
-from helix_p2p.planning.plan import Placement, SignedPlan
-from helix_p2p.planning.validate import PlanRules, validate
-from helix_p2p.planning.work import Work, carry_out
-from helix_p2p.routing.admission import KvLedger
+from helix_p2p.planning.capacity import MTOKENS
+from helix_p2p.planning.plan import EdgeFlow, SignedPlan
+from helix_p2p.remembered import remember_for
+from helix_p2p.session.entry_choice import EntryCandidate
 from helix_p2p.session.messages import Generate
+from helix_p2p.sim.cell import Cell
 from helix_p2p.sim.directory import Directory
-from helix_p2p.sim.helix.setup import HelixSetup, StageSetup, time_tables
+from helix_p2p.sim.helix.setup import HelixSetup, StageSetup
+from helix_p2p.sim.loading import Loading
+from helix_p2p.sim.mind import LINK_KEPT_S, Hardware, Mind, identity_of
 from helix_p2p.sim.native.engine import BrokenInvariant
 from helix_p2p.sim.native.peer import SimPeer
-from helix_p2p.sim.native.swarm import ServingRules, ServingSwarm
-from helix_p2p.types import LayerRange, PeerId
+from helix_p2p.sim.native.swarm import ServingRules, ServingSwarm, entries_of
+from helix_p2p.sim.solving import solve
+from helix_p2p.types import PeerId
 
 SWARM = open_swarm_id_of("simulated")
 START_UNIX_S = 1_800_000_000.0
@@ -48,65 +51,10 @@ MEMBER_TICK_S, CALM_TICK_S = 0.5, 1.0
 """A member of many acts once a second at most, or in two, and whoever serves nobody needs no finer
 time."""
 DIAL_FAILS_S = 0.02
-LINK_KEPT_S = 30.0
-LEAST_LINKS = 64
 BOOT_S = 10.0
 """Within which a swarm is switched on."""
 LOOK_UP_S = 0.3
 PERSIST_S = 0.01
-SEARCH_S, REPAIR_S = 1.0, 0.1
-SOLVER_STEPS = 40
-CUT_OVER_S = 60.0
-MOST_PROMPTS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Hardware:
-    """What a volunteer lends.
-
-    Attributes:
-        memory_bytes: For weights and KV cache.
-        speed: Seconds per layer.
-        downlink_bytes_per_s: At which weights arrive.
-        clock_offset_s: Of its wall clock.
-    """
-
-    memory_bytes: int
-    speed: SpeedProfile
-    downlink_bytes_per_s: float = 12.5e6
-    clock_offset_s: float = 0.0
-
-
-@dataclass(slots=True)
-class _Mind:
-    """A peer's membership machine, its disk, and what it loads."""
-
-    identity: Identity
-    hardware: Hardware
-    member: Member | None = None
-    disk: bytes | None = None
-    weights: set[int] = field(default_factory=set)
-    target: LayerRange | None = None
-    order: PlanOrder | None = None
-    followed: Placement | None = None
-    routed: Placement | None = None
-    runs: int = 0
-    linked: dict[PeerId, float] = field(default_factory=dict)
-    seen: tuple[object, ...] = ()
-    prune_at: int = LEAST_LINKS
-
-    def link(self, other: PeerId, now_s: float) -> None:
-        """Who said something keeps its stream for a while, and sees this peer's end."""
-        self.linked[other] = now_s
-        if len(self.linked) > self.prune_at:
-            self.linked = {p: s for p, s in self.linked.items() if now_s - s <= LINK_KEPT_S}
-            self.prune_at = max(LEAST_LINKS, 2 * len(self.linked))
-
-
-@cache
-def identity_of(number: int) -> Identity:
-    """The same peers in every run."""
-    return Identity(codec.sha256(f"simulated peer {number}".encode()))
 
 
 class LivingSwarm(ServingSwarm):
@@ -118,6 +66,7 @@ class LivingSwarm(ServingSwarm):
         rules: Of the serving machines; `loss` holds for every message.
         seed: Of everything that is drawn.
         replay_hint: How a person replays this run; part of every broken invariant.
+        cells: Into so many the swarm is parted, by the rule that real peers follow.
     """
 
     def __init__(
@@ -127,7 +76,9 @@ class LivingSwarm(ServingSwarm):
         rules: ServingRules | None = None,
         seed: int = 0,
         replay_hint: str = "",
+        cells: int = 1,
     ) -> None:
+        remember_for(cells)
         self.model = model
         self.said_bytes: Counter[str] = Counter()
         self.said: Counter[str] = Counter()
@@ -136,26 +87,19 @@ class LivingSwarm(ServingSwarm):
         self.plans_adopted = 0
         self._where = replay_hint or f"seed {seed}"
         self._rng = Random(f"living {seed}")
+        self.parts = tuple(Cell(cell_id(SWARM, number), model) for number in range(cells))
         self._directory = Directory(SWARM, START_UNIX_S)
-        self._plan_rules = PlanRules(model=model, swarm=SWARM)
-        self._ranges: tuple[Placement, dict[PeerId, LayerRange]] | None = None
-        self._checked: dict[bytes, HelixError | None] = {}
-        self.minds = {
-            identity_of(n).peer_id: _Mind(identity_of(n), each) for n, each in enumerate(hardware)
-        }
-        stages = tuple(
-            StageSetup(
-                peer,
-                LayerRange(0, model.layers),
-                0,
-                *time_tables(mind.hardware.speed, MOST_PROMPTS),
-                MOST_PROMPTS,
-                256,
-            )
-            for peer, mind in sorted(self.minds.items())
-        )
+        self.minds: dict[PeerId, Mind] = {}
+        for number, each in enumerate(hardware):
+            identity = identity_of(number)
+            cell = self.parts[cell_of(identity.peer_id, SWARM, cells)]
+            self.minds[identity.peer_id] = Mind(identity, each, cell)
+        for peer, mind in sorted(self.minds.items()):
+            mind.cell.peers.append(peer)
+        stages = tuple(mind.stage(model) for _, mind in sorted(self.minds.items()))
         setup = HelixSetup(model.layers, model.activation_bytes, stages, ())
         super().__init__(setup, rules, seed)
+        self._loading = Loading(self.time, model, self.minds, self.peers, self._announce)
         for number, peer in enumerate(self.peers):
             self.time.after(BOOT_S * number / len(self.peers), self._boot, peer)
 
@@ -167,9 +111,28 @@ class LivingSwarm(ServingSwarm):
         peer.stage.serve(None)
         return peer
 
-    def look_around(self) -> None:
+    @property
+    def cells(self) -> int:
+        """Into how many the swarm is parted."""
+        return len(self.parts)
+
+    def entries(self, cell: int) -> list[EntryCandidate]:
+        """Who serves layer 0 in a cell now, with the shares of its plan."""
+        part = self.parts[cell]
+        near = [self.peers[name] for name in part.peers]
+        return entries_of(part.flows, [peer for peer in near if peer.alive])
+
+    def planned(self) -> Iterable[EdgeFlow]:
+        """Every flow of every cell's plan."""
+        return [flow for cell in self.parts for flow in cell.flows]
+
+    def neighbours(self, name: PeerId) -> Iterable[SimPeer]:
+        """Its cell: no stream leads out of it."""
+        return [self.peers[peer] for peer in self.minds[name].cell.peers]
+
+    def look_around(self, peers: Iterable[SimPeer] | None = None) -> None:
         """Every peer that serves clients sees what its own membership knows."""
-        for peer in list(self.peers.values()):
+        for peer in list(self.peers.values() if peers is None else peers):
             if not peer.entry.idle:
                 self._see(peer)
 
@@ -197,10 +160,7 @@ class LivingSwarm(ServingSwarm):
         if self.peers[name].alive:
             super().crash(name)
             self.crashed += 1
-            mind = self.minds[name]
-            mind.member, mind.target = None, None
-            mind.followed, mind.routed, mind.seen = None, None, ()
-            mind.runs += 1
+            self.minds[name].crash()
 
     def restart(self, name: PeerId) -> None:
         """It joins again with what is on its disk."""
@@ -219,7 +179,7 @@ class LivingSwarm(ServingSwarm):
 
     # ── membership ───────────────────────────────────────────────────────────────────────────
 
-    def _now(self, mind: _Mind) -> Now:
+    def _now(self, mind: Mind) -> Now:
         now_s = self.time.now_s
         return Now(1000.0 + now_s, START_UNIX_S + now_s + mind.hardware.clock_offset_s)
 
@@ -229,9 +189,9 @@ class LivingSwarm(ServingSwarm):
         mind.member = Member(
             MemberConfig(
                 identity=mind.identity,
-                swarm=SWARM,
+                swarm=mind.cell.swarm,
                 incarnation=int(now.unix_s * 1000),
-                validate=self._validate,
+                validate=mind.cell.validate,
                 model=self.model,
                 high_water=HighWater.decode(mind.disk) if mind.disk else None,
             ),
@@ -252,7 +212,7 @@ class LivingSwarm(ServingSwarm):
                 self._see(peer)
             peer.tick()
         pause_s = MEMBER_TICK_S
-        if len(self.peers) > MANY and peer.entry.idle and peer.stage.idle:
+        if len(mind.cell.peers) > MANY and peer.entry.idle and peer.stage.idle:
             pause_s = 2 * CALM_TICK_S if mind.member.is_calm(self._now(mind)) else CALM_TICK_S
         self.time.after(pause_s, self._beat, name, run)
 
@@ -270,18 +230,6 @@ class LivingSwarm(ServingSwarm):
                 downlink_bytes_per_s=mind.hardware.downlink_bytes_per_s,
             )
             self._act(name, mind.member.set_own(own, self._now(mind)))
-
-    def _validate(self, signed: SignedPlan, now_unix_s: float) -> None:
-        """The production rules; their verdict on one plan is the same for all, so asked once."""
-        if signed.hash not in self._checked:
-            try:
-                validate(signed, self._plan_rules, now_unix_s)
-                self._checked[signed.hash] = None
-            except HelixError as error:
-                self._checked[signed.hash] = error
-        verdict = self._checked[signed.hash]
-        if verdict is not None:
-            raise verdict
 
     def _act(self, name: PeerId, effects: Iterable[fx.Effect]) -> None:
         for effect in effects:
@@ -354,18 +302,18 @@ class LivingSwarm(ServingSwarm):
         self._later(name, LOOK_UP_S, lambda m, now: m.on_records(found, now))
 
     def _solve(self, name: PeerId, job: fx.StartPlanning) -> None:
-        searched = job.live is None or job.work is Work.IMPROVE
+        solved = solve(job)
         self.solved += 1
-        self.searched += searched
-        takes_s = SEARCH_S if searched else REPAIR_S
-        try:
-            options = PlanOptions(steps=SOLVER_STEPS)
-            placement = carry_out(job.work, job.snapshot, job.live, options)
-        except HelixError as error:
-            failed = error
-            self._later(name, takes_s, lambda m, now: m.on_plan_failed(job.request, failed, now))
+        self.searched += solved.searched
+        found, request = solved.placement, job.request
+        if isinstance(found, HelixError):
+            failed = found
+            self._later(name, solved.takes_s, lambda m, now: m.on_plan_failed(request, failed, now))
         else:
-            self._later(name, takes_s, lambda m, now: m.on_plan_solved(job.request, placement, now))
+            placement = found
+            self._later(
+                name, solved.takes_s, lambda m, now: m.on_plan_solved(request, placement, now)
+            )
 
     # ── what a plan asks of a peer ───────────────────────────────────────────────────────────
 
@@ -380,70 +328,8 @@ class LivingSwarm(ServingSwarm):
         self.time.note(adopted.hash)
         placement = adopted.plan.placement
         mind.followed = placement
-        self.flows = placement.flows
-        target = self._ranges_of(placement).get(name)
-        if target != mind.target:
-            mind.target = target
-            self._follow(name, placement)
-
-    def _ranges_of(self, placement: Placement) -> dict[PeerId, LayerRange]:
-        """By peer; the same for all who adopt it."""
-        if self._ranges is None or self._ranges[0] is not placement:
-            self._ranges = placement, {a.peer: a.layers for a in placement.assignments}
-        return self._ranges[1]
-
-    def _follow(self, name: PeerId, placement: Placement) -> None:
-        mind, peer = self.minds[name], self.peers[name]
-        target = mind.target
-        if target is None:
-            self._serve(name, None, PeerState.STANDBY)
-            return
-        missing = set(target) - mind.weights
-        size = len(missing) * self.model.layer_bytes
-        self._announce(name, PeerState.LOADING)
-        load_s = 0.5 + size / mind.hardware.downlink_bytes_per_s
-        self.time.after(load_s, self._loaded, name, peer.life, target, placement)
-
-    def _loaded(self, name: PeerId, life: int, target: LayerRange, placement: Placement) -> None:
-        mind, peer = self.minds[name], self.peers[name]
-        if peer.life != life or mind.target != target:
-            return
-        mind.weights |= set(target)
-        both = _union(peer.layers, target)
-        room = self.minds[name].hardware.memory_bytes
-        if both is not None and both != target and self.model.weight_bytes(both) < room:
-            self._serve(name, both, PeerState.SERVING)
-            deadline_s = self.time.now_s + CUT_OVER_S
-            self._cut_over(name, life, target, placement, deadline_s)
-        else:
-            self._serve(name, target, PeerState.SERVING)
-
-    def _cut_over(
-        self, name: PeerId, life: int, target: LayerRange, placement: Placement, deadline_s: float
-    ) -> None:
-        """Serve old and new until everyone of the plan is there."""
-        mind, peer = self.minds[name], self.peers[name]
-        if peer.life != life or mind.target != target or mind.member is None:
-            return
-        member = mind.member
-        complete = all(
-            (held := member.serving_of(a.peer)) is not None and held.contains(a.layers)
-            for a in placement.assignments
-        )
-        if complete or self.time.now_s >= deadline_s:
-            self._serve(name, target, PeerState.SERVING)
-        else:
-            self.time.after(1.0, self._cut_over, name, life, target, placement, deadline_s)
-
-    def _serve(self, name: PeerId, layers: LayerRange | None, state: PeerState) -> None:
-        peer = self.peers[name]
-        peer.layers = layers
-        peer.stage.serve(layers)
-        if layers is not None:
-            mind = self.minds[name]
-            free = mind.hardware.memory_bytes - self.model.weight_bytes(layers)
-            _resize(peer.ledger, free // max(1, self.model.kv_bytes_per_token))
-        self._announce(name, state)
+        mind.cell.placement = placement
+        self._loading.follow(name, placement)
 
     # ── questions ────────────────────────────────────────────────────────────────────────────
 
@@ -452,14 +338,28 @@ class LivingSwarm(ServingSwarm):
         """All that membership sent, the directory's traffic included."""
         return self.said_bytes.total()
 
+    @property
+    def planned_tokens_per_s(self) -> float:
+        """What the cells' plans carry together."""
+        plans = [cell.placement for cell in self.parts if cell.placement is not None]
+        return sum(plan.value_mtokens_per_s for plan in plans) / MTOKENS
+
+    def plans(self) -> dict[str, Counter[bytes]]:
+        """By a cell's id, how many of its live peers hold which plan; b"" for none."""
+        held: dict[str, Counter[bytes]] = {cell.swarm: Counter() for cell in self.parts}
+        for mind in self.minds.values():
+            if mind.member is not None:
+                plan = mind.member.plan
+                held[mind.cell.swarm][plan.hash if plan is not None else b""] += 1
+        return held
+
     def one_plan(self) -> bool:
-        """Whether every live peer holds the same plan."""
-        members = [m.member for m in self.minds.values() if m.member is not None]
-        plans = {m.plan.hash if m.plan is not None else b"" for m in members}
-        return len(plans) == 1 and b"" not in plans
+        """Whether every live peer holds the same plan as its whole cell."""
+        held = [plans for plans in self.plans().values() if plans]
+        return bool(held) and all(len(plans) == 1 and b"" not in plans for plans in held)
 
     def planners(self) -> list[PeerId]:
-        """Who holds the lease."""
+        """Who holds the lease, of every cell."""
         return [p for p, m in self.minds.items() if m.member is not None and m.member.is_planner]
 
     def churn(self, share: float, every_s: float, until_s: float, away_s: float) -> int:
@@ -478,17 +378,3 @@ class LivingSwarm(ServingSwarm):
             at_s += self._rng.expovariate(rate)
             count += 1
         return count
-
-
-def _union(old: LayerRange | None, new: LayerRange) -> LayerRange | None:
-    """Both ranges as one where they touch."""
-    if old is None or old.end < new.start or new.end < old.start:
-        return None
-    return LayerRange(min(old.start, new.start), max(old.end, new.end))
-
-
-def _resize(ledger: KvLedger, capacity_token_layers: int) -> None:
-    ledger.resize(max(0, capacity_token_layers))
-
-
-__all__ = ["Hardware", "LivingSwarm", "identity_of"]

@@ -6,7 +6,8 @@ Always: the same seed gives the same swarm.
 from random import Random
 
 from helix_p2p.cluster.presets import DEVICES, MODELS, roofline
-from helix_p2p.sim.living import Hardware, LivingSwarm
+from helix_p2p.sim.living import LivingSwarm
+from helix_p2p.sim.mind import Hardware
 from helix_p2p.sim.native.swarm import ServingRules
 
 SHAPE = MODELS["llama-3.1-8b"]
@@ -17,7 +18,9 @@ SHARE_LENT = 4
 """A quarter of each card, so that a model of 8 billion needs several peers."""
 
 
-def volunteers(peers: int, seed: int, *, loss: float = 0.005, replay_hint: str = "") -> LivingSwarm:
+def volunteers(
+    peers: int, seed: int, *, loss: float = 0.005, replay_hint: str = "", cells: int = 1
+) -> LivingSwarm:
     """A swarm that is about to boot."""
     chance = Random(seed)
     lent = []
@@ -32,4 +35,4 @@ def volunteers(peers: int, seed: int, *, loss: float = 0.005, replay_hint: str =
             )
         )
     rules = ServingRules(loss=loss, context_tokens=8192)
-    return LivingSwarm(SHAPE.spec(WEIGHT_BYTES), lent, rules, seed, replay_hint)
+    return LivingSwarm(SHAPE.spec(WEIGHT_BYTES), lent, rules, seed, replay_hint, cells)

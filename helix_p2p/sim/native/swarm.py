@@ -9,7 +9,7 @@ exceeds its stage; a token that reaches a client is checked against the only rig
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -22,6 +22,7 @@ from helix_p2p.routing.admission import KvLedger
 from helix_p2p.routing.route import Router
 from helix_p2p.session.effects import ClientKey
 from helix_p2p.session.entry import EntryMachine
+from helix_p2p.session.entry_choice import EntryCandidate
 from helix_p2p.session.generation import EntryLimits
 from helix_p2p.session.limits import ModelLimits
 from helix_p2p.session.messages import Delivered, Generate, Refused
@@ -133,10 +134,31 @@ class ServingSwarm:
         """Who serves what now."""
         return {p.me: p.layers for p in self.peers.values() if p.alive and p.layers is not None}
 
-    def look_around(self) -> None:
-        """Every live peer sees who serves what (membership tells it, seconds after a change)."""
+    @property
+    def cells(self) -> int:
+        """How many parts serve apart from each other."""
+        return 1
+
+    def entries(self, _cell: int) -> list[EntryCandidate]:
+        """Who serves layer 0 in a cell now, with the plan's shares."""
+        return entries_of(self.flows, [peer for peer in self.peers.values() if peer.alive])
+
+    def planned(self) -> Iterable[EdgeFlow]:
+        """Every planned flow."""
+        return self.flows
+
+    def neighbours(self, _name: PeerId) -> Iterable[SimPeer]:
+        """Who may have a stream to a peer."""
+        return self.peers.values()
+
+    def look_around(self, peers: Iterable[SimPeer] | None = None) -> None:
+        """Live peers see who serves what (membership tells it, seconds after a change).
+
+        Args:
+            peers: Of these; of all where not given.
+        """
         serving = self.serving()
-        for peer in self.peers.values():
+        for peer in self.peers.values() if peers is None else peers:
             if peer.alive:
                 near = {p: r for p, r in serving.items() if not self.network.apart(p, peer.me)}
                 peer.do(peer.entry.see(near, {}, 1, peer.now_s))
@@ -164,7 +186,7 @@ class ServingSwarm:
         self.peers[name] = fresh
         self.time.note(b"restart " + name.encode())
         self.time.after(TICK_S, self._tick, fresh, fresh.life)
-        self.look_around()
+        self.look_around(self.neighbours(name))
 
     def hang(self, name: PeerId, seconds: float) -> None:
         """SIGSTOP: it says nothing, and finds everything waiting when it goes on."""
@@ -206,12 +228,12 @@ class ServingSwarm:
             self._everyone_loses(name)
 
     def _everyone_loses(self, name: PeerId) -> None:
-        for peer in self.peers.values():
+        for peer in self.neighbours(name):
             if peer.alive and peer.me != name:
                 peer.lose(name)
         for listener in list(self._listeners.values()):
             listener.on_entry_lost(name, PeerLost(f"{name} is gone"))
-        self.look_around()
+        self.look_around(self.neighbours(name))
 
     def _tick(self, peer: SimPeer, life: int) -> None:
         if peer.life != life or not peer.alive:
@@ -288,6 +310,13 @@ class ServingSwarm:
         listener = self._listeners.pop(message.session, None)
         if listener is not None:
             listener.on_message(source, message, self.time.now_s)
+
+
+def entries_of(flows: Iterable[EdgeFlow], peers: Iterable[SimPeer]) -> list[EntryCandidate]:
+    """Which of these peers a client may ask."""
+    weights = {flow.target: flow.mtokens_per_s for flow in flows if flow.source is None}
+    first = [peer.me for peer in peers if peer.layers is not None and peer.layers.start == 0]
+    return [EntryCandidate(name, weights.get(name, 0)) for name in sorted(first)]
 
 
 def flows_of(setup: HelixSetup) -> tuple[EdgeFlow, ...]:

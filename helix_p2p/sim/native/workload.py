@@ -1,11 +1,14 @@
 """Clients in virtual time: the production client session, fed by the trace.
 
 Offline, so many clients ask again as soon as they are answered; online, requests come at a rate.
+Where the swarm has several cells, each request begins at one by chance, and goes on as a client of
+real peers does (`client.view`).
 
 Always: tokens reach the caller in order, each once, and right; whatever else is a broken invariant
 and stops the run.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
@@ -20,7 +23,7 @@ from helix_p2p.session.client_values import (
     Send,
     Tokens,
 )
-from helix_p2p.session.entry_choice import EntryCandidate, EntryChoice
+from helix_p2p.session.entry_choice import EntryChoice
 from helix_p2p.session.messages import Cancel, Delivered, Generate, Refused
 from helix_p2p.sim.collector import seldom_collected
 from helix_p2p.sim.helix.figures import EdgeLoad, Figures, Sample
@@ -32,6 +35,7 @@ from helix_p2p.sim.trace import Arrival, Length, draw_length, poisson_arrivals, 
 from helix_p2p.types import PeerId
 
 SAMPLES = 240
+CELLS_TRIED = 4
 TYPICAL_REQUEST_TOKENS = 1000
 
 
@@ -45,6 +49,34 @@ class Outcome:
     restarts: int = 0
 
 
+class _View:
+    """The entry peers that a client knows: those of one cell.
+
+    Args:
+        swarm: What it looks at.
+        first: Draws its first peer.
+        cells: Draws the order in which it tries cells.
+    """
+
+    def __init__(self, swarm: ServingSwarm, first: Random, cells: Random) -> None:
+        self.choice = EntryChoice(first, remembers=False)
+        self._swarm = swarm
+        self._cells = deque(cells.sample(range(swarm.cells), swarm.cells))
+        self.refresh()
+
+    def refresh(self, *, crowded: bool = False) -> None:
+        """The client asks who serves layer 0 now; in the next cell where this one has no room."""
+        if crowded:
+            self._cells.rotate(-1)
+        for tried in range(min(CELLS_TRIED, len(self._cells))):
+            if tried:
+                self._cells.rotate(-1)
+            found = self._swarm.entries(self._cells[0])
+            if found:
+                break
+        self.choice.update(found)
+
+
 class _Generation:
     """One client's request, and the session machine that sees it through."""
 
@@ -55,7 +87,8 @@ class _Generation:
         prompt = prompt_of(number, length.input_tokens)
         # The prompt pass gives the first token, every decode pass one more.
         request = GenerationRequest(prompt, length.output_tokens + 1, VOCAB, ignore_eos=True)
-        self._session = ClientSession(request, work.choice, work.rng, work.limits)
+        self._view = work.view_for(number)
+        self._session = ClientSession(request, self._view.choice, work.rng, work.limits)
         self._asked_s = work.swarm.time.now_s
         self._token_s = self._asked_s
         self._got = 0
@@ -90,8 +123,8 @@ class _Generation:
                     work.swarm.ask(peer, request, self)
                 case Send(peer, Cancel(session)):
                     work.swarm.cancel(peer, session)
-                case RefreshView():
-                    work.refresh()
+                case RefreshView(crowded):
+                    self._view.refresh(crowded=crowded)
                 case Ended(_, error):
                     work.ended(self, error, self._session.restarts)
             only_tokens = False
@@ -133,7 +166,6 @@ class Workload:
         self.swarm = swarm
         self.rng = Random(run.seed)
         self.limits = limits or Limits(patience_s=600.0, refusals=64)
-        self.choice = EntryChoice(Random(run.seed), remembers=False)
         self.outcome = Outcome()
         self.running = 0
         self._run = run
@@ -143,7 +175,8 @@ class Workload:
         self._figures = Figures(run.duration_s)
         self._arrivals: Iterator[Arrival] = iter(())
         self._began_s = swarm.time.now_s
-        self.refresh()
+        self._cells = Random(f"cells {run.seed}")
+        self._shared = _View(swarm, Random(run.seed), self._cells)
 
     def start(self) -> None:
         """Let the first requests come."""
@@ -159,14 +192,11 @@ class Workload:
                 self.swarm.time.after(0.1 * number, self._ask)
         self._sample()
 
-    def refresh(self) -> None:
-        """The client asks who serves layer 0 now."""
-        weights = {f.target: f.mtokens_per_s for f in self.swarm.flows if f.source is None}
-        self.choice.update(
-            EntryCandidate(peer, weights.get(peer, 0))
-            for peer, held in sorted(self.swarm.serving().items())
-            if held.start == 0
-        )
+    def view_for(self, number: int) -> _View:
+        """What a request's client knows; all know the same where there is one cell."""
+        if self.swarm.cells == 1:
+            return self._shared
+        return _View(self.swarm, Random(f"{self._run.seed} {number}"), self._cells)
 
     def ended(self, generation: _Generation, error: HelixError | None, restarts: int) -> None:
         """A generation is over."""
@@ -197,7 +227,7 @@ class Workload:
         """What was measured; call it after the window."""
         figures, swarm = self._figures, self.swarm
         spent_s = max(swarm.time.now_s - self._began_s, 1e-9)
-        flows = {(f.source, f.target): f.mtokens_per_s / 1000 for f in swarm.flows}
+        flows = {(f.source, f.target): f.mtokens_per_s / 1000 for f in swarm.planned()}
         figures.edges = tuple(
             EdgeLoad(a, b, flows.get((a, b), 0.0), tokens / spent_s)
             for a, peer in sorted(swarm.peers.items())

@@ -15,7 +15,7 @@ from helix_p2p.membership.cells import (
     swarm_of,
 )
 from helix_p2p.membership.credentials import open_swarm_id_of, swarm_id_of
-from helix_p2p.sim.living import identity_of
+from helix_p2p.sim.mind import identity_of
 from helix_p2p.types import MOST_CELLS
 
 SWARM = swarm_id_of(bytes(32))
