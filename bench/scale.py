@@ -1,7 +1,8 @@
 """`./scripts/bench sim --scale`: whole swarms of growing size under churn, in virtual time.
 
 Every peer runs its production machines; a fifth of the peers crash per ten minutes and come back.
-With clients, requests come throughout; without, it is membership and planning alone.
+With clients, requests come throughout; without, it is membership and planning alone. A large swarm
+is parted into cells (docs/adr/0029) as real peers part theirs, or into as many as are asked for.
 
 Always: a row says how many virtual seconds were reached, which may be fewer than were asked for
 when the time allowed is over; rows of other sizes stay in the page as they were measured.
@@ -15,13 +16,13 @@ import resource
 import shutil
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import compiled, pages
+from helix_p2p.membership.cells import cells_for
 from helix_p2p.sim.helix.replay import HelixRun
 from helix_p2p.sim.living import LivingSwarm
 from helix_p2p.sim.native.workload import Workload
@@ -50,7 +51,7 @@ class Growth:
         peers: How many.
         clients: Who ask again and again.
         seconds: Virtual, after settling.
-        one_plan: Share of the live peers that hold the plan that most hold.
+        one_plan: Share of the live peers that hold the plan that most of their cell hold.
         finished: Requests that were answered; every token was checked.
         failed: Requests that were not.
         running: Requests under way at the end.
@@ -62,6 +63,9 @@ class Growth:
         cpu_s: CPU seconds afterwards.
         memory_gb: Most that the process held.
         when: Date, commit and machine.
+        cells: Into how many the swarm is parted.
+        planned_tokens_per_s: Max flow of the cells' plans at the end, together; None where it was
+            not looked at.
     """
 
     peers: int
@@ -79,28 +83,41 @@ class Growth:
     cpu_s: float
     memory_gb: float
     when: str
+    cells: int = 1
+    planned_tokens_per_s: float | None = None
 
     def row(self) -> str:
         """For the table."""
         ended = self.finished + self.failed
         served = f"{self.finished} of {ended}, {self.running} running" if self.clients else "none"
         kinds = self.bytes_by_kind
-        parts = " | ".join(f"{kinds[kind]:.0f}" for kind in ("pings", "records", "plans", "DHT"))
-        per_second_us = 1e6 * self.cpu_s / self.seconds / self.peers
-        return (
-            f"| {self.peers} | {self.seconds:.0f} | {100 * self.one_plan:.1f} % | {self.crashes} "
-            f"| {served} | {self.plans} | {self.messages:.1f} | {sum(kinds.values()):.0f} "
-            f"| {parts} | {self.settle_cpu_s:.0f} | {self.cpu_s:.0f} | {per_second_us:.0f} "
-            f"| {self.memory_gb:.1f} |"
+        planned = self.planned_tokens_per_s
+        columns = (
+            self.peers,
+            self.cells,
+            f"{self.seconds:.0f}",
+            f"{100 * self.one_plan:.1f} %",
+            self.crashes,
+            served,
+            "" if planned is None else f"{planned:.0f}",
+            self.plans,
+            f"{self.messages:.1f}",
+            f"{sum(kinds.values()):.0f}",
+            *(f"{kinds[kind]:.0f}" for kind in ("pings", "records", "plans", "DHT")),
+            f"{self.settle_cpu_s:.0f}",
+            f"{self.cpu_s:.0f}",
+            f"{1e6 * self.cpu_s / self.seconds / self.peers:.0f}",
+            f"{self.memory_gb:.1f}",
         )
+        return f"| {' | '.join(map(str, columns))} |"
 
 
 HEAD = """\
-| peers | virtual s | hold one plan | crashes | requests completed | solves \
-| messages per peer and s \
+| peers | cells | virtual s | hold one plan | crashes | requests completed \
+| planned tokens/s | solves | messages per peer and s \
 | B per peer and s | pings | records | plans | DHT | CPU s to settle | CPU s after \
 | CPU µs per peer and s | GB |
-|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"""
+|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +128,7 @@ class Course:
         peers: How many.
         seconds: Virtual, after settling.
         clients: Who ask again and again; 0 for membership and planning alone.
+        cells: Into so many the swarm is parted; None for as many as real peers would have.
         cpu_limit_s: It ends when so much CPU time is spent, settling included.
         seed: Of everything that is drawn.
     """
@@ -118,6 +136,7 @@ class Course:
     peers: int
     seconds: float
     clients: int
+    cells: int | None = None
     cpu_limit_s: float = 600.0
     seed: int = 0
 
@@ -135,7 +154,10 @@ def grow(course: Course, watch: Callable[[Growth], None] | None = None) -> Growt
     gc.set_threshold(GC_THRESHOLD)
     began_s = time.process_time()
     hint = f"./scripts/bench sim --scale --peers {course.peers} --seconds {course.seconds:g}"
-    swarm = volunteers(course.peers, course.seed, replay_hint=hint)
+    cells = course.cells or cells_for(course.peers, 1)
+    swarm = volunteers(
+        course.peers, course.seed, replay_hint=f"{hint} --cells {cells}", cells=cells
+    )
     while swarm.time.now_s < SETTLE_S:
         swarm.time.run(min(swarm.time.now_s + GROWN_S, SETTLE_S))
         pages.enlarge()
@@ -187,7 +209,7 @@ class _Before:
             "plans": per * sum(said[kind] for kind in PLANS),
             "DHT": per * said["directory"],
         }
-        kinds["records"] = per * said.total() - sum(kinds.values())
+        kinds["records"] = max(0.0, per * said.total() - sum(kinds.values()))
         return Growth(
             peers=course.peers,
             clients=course.clients,
@@ -204,14 +226,18 @@ class _Before:
             cpu_s=spent_s - self.cpu_s,
             memory_gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
             when=_when(),
+            cells=swarm.cells,
+            planned_tokens_per_s=swarm.planned_tokens_per_s,
         )
 
 
 def _agreement(swarm: LivingSwarm) -> float:
-    """Share of the live peers that hold the plan that most of them hold."""
-    members = [mind.member for mind in swarm.minds.values() if mind.member is not None]
-    held = Counter(member.plan.hash for member in members if member.plan is not None)
-    return max(held.values(), default=0) / max(1, len(members))
+    """Share of the live peers that hold the plan that most of their cell hold."""
+    agree = live = 0
+    for plans in swarm.plans().values():
+        live += plans.total()
+        agree += max((count for plan, count in plans.items() if plan), default=0)
+    return agree / max(1, live)
 
 
 def _when() -> str:
@@ -231,23 +257,22 @@ def _when() -> str:
 
 
 def keep(growth: Growth) -> None:
-    """Put a row in the place of the one of the same size, and write the page anew."""
-    rows = [row for row in _kept() if (row.peers, row.clients > 0) != _key(growth)]
+    """Put a row in the place of the one of its size and cells, and write the page anew."""
+    rows = [row for row in _kept() if _key(row) != _key(growth)]
     rows = sorted([*rows, growth], key=_key)
     ROWS.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(_page(rows), encoding="utf-8")
 
 
-def _key(growth: Growth) -> tuple[int, bool]:
-    return (growth.peers, growth.clients > 0)
+def _key(growth: Growth) -> tuple[int, int, bool]:
+    return (growth.peers, growth.cells, growth.clients > 0)
 
 
 def _kept() -> list[Growth]:
     if not ROWS.exists():
         return []
-    names = {field.name for field in fields(Growth)}
     said = json.loads(ROWS.read_text(encoding="utf-8"))
-    return [Growth(**row) for row in said if row.keys() == names]
+    return [Growth(**row) for row in said]
 
 
 def _page(rows: list[Growth]) -> str:
@@ -260,13 +285,20 @@ def _page(rows: list[Growth]) -> str:
             lines += [f"## {title}", "", HEAD, *(row.row() for row in chosen), ""]
             lines += [*_growth_of(chosen), ""]
     lines += ["## When and where", ""]
-    lines += [f"- {row.peers} peers, {row.clients} clients: {row.when}" for row in rows]
+    lines += [f"- {_size(row)}, {row.clients} clients: {row.when}" for row in rows]
     return "\n".join([*lines, ""])
 
 
+def _size(row: Growth) -> str:
+    return f"{row.peers} peers in {row.cells} cells" if row.cells > 1 else f"{row.peers} peers"
+
+
 def _growth_of(rows: list[Growth]) -> list[str]:
-    """How bytes grow between the smallest and the largest size."""
-    small, large = rows[0], rows[-1]
+    """How bytes grow between the smallest and the largest size, each in as many cells as it has."""
+    usual = [row for row in rows if row.cells == cells_for(row.peers, 1)]
+    if not usual:
+        return []
+    small, large = usual[0], usual[-1]
     if small.peers == large.peers:
         return []
     before, after = (sum(row.bytes_by_kind.values()) for row in (small, large))
@@ -282,11 +314,14 @@ ABOUT = """\
 Every peer runs its production membership, planning and serving machines in one process, on one
 core, in virtual time ([how](simulator.md)). A fifth of the peers crash per ten minutes and come
 back after about a minute. Each answered token is checked against the only right one; a wrong,
-repeated or lost one, an invalid plan or a fallen order ends the run with an error. "Hold one plan"
-counts the peers that hold the plan that most hold at that moment: who came back just now still
-asks for it. `./scripts/bench sim --scale --docs --peers N --seconds S --clients C` measures a row,
-which ends early, with the virtual seconds reached, when its CPU minutes are spent
-(`--cpu-minutes`, 10). CPU seconds depend on who shares the machine; bytes and messages do not.
+repeated or lost one, an invalid plan or a fallen order ends the run with an error. A swarm of more
+than 512 peers is parted into cells of about 384; rows of large swarms in one cell show what a full
+view of everyone costs. "Hold one plan" counts the peers that hold the plan that most of their cell
+hold at that moment: who came back just now still asks for it. "Planned" is the max flow of all
+cells' plans together. `./scripts/bench sim --scale --docs --peers N --seconds S --clients C`
+measures a row, which ends early, with the virtual seconds reached, when its CPU minutes are spent
+(`--cpu-minutes`, 10); `--cells` forces the number of cells. CPU seconds depend on who shares the
+machine; bytes and messages do not.
 With `--compiled` the same core runs as machine code
 ([ADR 27](adr/0027-the-core-compiled-for-simulations.md)); below, each row says which it was.
 

@@ -19,9 +19,12 @@ from bench import overload
 from bench.scale import HEAD as HEAD_OF_GROWTH
 from bench.scale import Course, grow, keep
 from helix_p2p.sim.helix.reference import RowResult, reference_rows, run_row
+from helix_p2p.types import MOST_CELLS
 
 DOCS = Path(__file__).parents[1] / "docs" / "simulator-figures.md"
 TARGETS_DOCS = DOCS.with_name("served-figures.md")
+FEWEST_PEERS = 2
+"""One cannot hold the model that is served."""
 
 
 def _line(result: RowResult, cpu_s: float) -> str:
@@ -120,10 +123,35 @@ def _write_section(name: str, lines: list[str]) -> None:
 @click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Keep the figures here.")
 @click.option("--docs", is_flag=True, help="Write the table into docs/.")
 @click.option("--scale", is_flag=True, help="Whole swarms of growing size instead.")
-@click.option("--peers", multiple=True, type=int, help="With --scale: sizes; default 30 and 100.")
-@click.option("--seconds", default=120.0, help="With --scale: virtual, after settling.")
-@click.option("--clients", default=10, help="With --scale: who ask again and again; 0 for none.")
-@click.option("--cpu-minutes", default=10.0, help="With --scale: after which a size ends early.")
+@click.option(
+    "--peers",
+    multiple=True,
+    type=click.IntRange(min=FEWEST_PEERS),
+    help="With --scale: sizes; default 30 and 100.",
+)
+@click.option(
+    "--cells",
+    type=click.IntRange(1, MOST_CELLS),
+    help="With --scale: into so many cells; default: as many as real peers would have.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120.0,
+    help="With --scale: virtual, after settling.",
+)
+@click.option(
+    "--clients",
+    type=click.IntRange(min=0),
+    default=10,
+    help="With --scale: who ask again and again; 0 for none.",
+)
+@click.option(
+    "--cpu-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    help="With --scale: after which a size ends early.",
+)
 @click.option("--targets", is_flag=True, help="What our plans serve beside Helix's instead.")
 def main(
     rows: str,
@@ -131,6 +159,7 @@ def main(
     docs: bool,
     scale: bool,
     peers: tuple[int, ...],
+    cells: int | None,
     seconds: float,
     clients: int,
     cpu_minutes: float,
@@ -140,7 +169,9 @@ def main(
     if targets:
         _targets(rows, docs=docs)
     elif scale:
-        courses = [Course(size, seconds, clients, 60 * cpu_minutes) for size in peers or (30, 100)]
+        courses = [
+            Course(size, seconds, clients, cells, 60 * cpu_minutes) for size in peers or (30, 100)
+        ]
         _grow(courses, docs=docs)
     else:
         _replay(rows, json_path, docs=docs)

@@ -86,11 +86,21 @@ HEAD = """\
 
 
 @click.command()
-@click.option("--seeds", default=500, show_default=True, help="How many.")
-@click.option("--first", default=0, show_default=True, help="The first of them.")
-@click.option("--seed", type=int, help="Replay just this one.")
-@click.option("--most-peers", default=60, show_default=True, help="Of the largest swarm.")
-@click.option("--jobs", default=1, show_default=True, help="Processes.")
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=500, show_default=True, help="How many."
+)
+@click.option(
+    "--first", type=click.IntRange(min=0), default=0, show_default=True, help="The first of them."
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Replay just this one.")
+@click.option(
+    "--most-peers",
+    type=click.IntRange(min=12),
+    default=60,
+    show_default=True,
+    help="Of the largest swarm.",
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Write lives here; go on from them.")
 def main(
     seeds: int, first: int, seed: int | None, most_peers: int, jobs: int, keep: Path | None
