@@ -14,10 +14,14 @@ from helix_p2p.cli.control import serving_status
 from helix_p2p.cli.events import EventPrinter
 from helix_p2p.cli.ports import check_port_is_free
 from helix_p2p.cli.running import StopRequest, run_service
+from helix_p2p.errors import PeerUnreachable
 from helix_p2p.node.config import PeerConfig
 from helix_p2p.node.events import NodeEvent
 from helix_p2p.node.peer import PeerNode
 from helix_p2p.node.status import encode_status
+
+
+REJOIN_S = 30.0
 
 
 def serve(config: PeerConfig, *, as_json: bool) -> None:
@@ -30,8 +34,14 @@ def serve(config: PeerConfig, *, as_json: bool) -> None:
     printer = EventPrinter(as_json=as_json)
 
     async def service(stop: StopRequest) -> None:
+        await _live(config, printer, stop)
         while not stop.asked:
-            await _live(config, printer, stop)
+            try:
+                await _live(config, printer, stop)
+            except PeerUnreachable as error:  # it was in, so there is somebody to wait for
+                text = f"{error.message}; trying again in {REJOIN_S:g} s"
+                printer.show(NodeEvent("trouble", text, {"code": error.code}))
+                await stop.wait(REJOIN_S)
 
     run_service(service)
 
