@@ -13,7 +13,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from helix_p2p.errors import DeadlineExceeded, PeerUnreachable
@@ -30,6 +30,8 @@ REFRESH_S = 60.0
 refresh ends with a TypeError: it passes one id where a list is due.)"""
 REPLICAS = 5
 BLACKLIST_S = 2.0
+LAST_CALLS_S = 1.0
+"""What runs when we leave the DHT may end for so long."""
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -113,6 +115,7 @@ class Libp2pDirectory:
         self._library = library
         self._node = node
         self._check = check
+        self._calls: set[asyncio.Task[Any]] = set()
         self._refreshing = asyncio.create_task(self._refresh())
 
     @classmethod
@@ -187,7 +190,7 @@ class Libp2pDirectory:
     async def publish(self, key: str, subkey: str, value: bytes, ttl_s: float) -> bool:
         """Store a record; see `Directory.publish`."""
         self._check(key, subkey, value, ttl_s)
-        stored: bool = await _in_time(
+        stored: bool = await self._in_time(
             self._node.store(key, value, expiration_time=time.time() + ttl_s, subkey=subkey),
             f"storing under {key}",
         )
@@ -195,7 +198,7 @@ class Libp2pDirectory:
 
     async def look_up(self, key: str) -> Mapping[str, bytes]:
         """Records under a key; see `Directory.look_up`."""
-        found = await _in_time(self._node.get(key, latest=True), f"looking up {key}")
+        found = await self._in_time(self._node.get(key, latest=True), f"looking up {key}")
         if found is None or not isinstance(found.value, dict):
             return {}
         return {
@@ -209,6 +212,8 @@ class Libp2pDirectory:
         self._node.is_alive = False
         self._refreshing.cancel()
         await asyncio.gather(self._refreshing, return_exceptions=True)
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=LAST_CALLS_S)
         with contextlib.suppress(Exception):  # the daemon may be gone, and its errors are many
             async with asyncio.timeout(RPC_TIMEOUT_S):
                 await self._node.shutdown()
@@ -243,12 +248,25 @@ class Libp2pDirectory:
             await asyncio.sleep(REFRESH_S * random.uniform(0.8, 1.2))
             with contextlib.suppress(DeadlineExceeded):
                 somewhere = self._library.key_class.generate()
-                await _in_time(self._node.find_nearest_nodes([somewhere]), "refreshing the DHT")
+                await self._in_time(
+                    self._node.find_nearest_nodes([somewhere]), "refreshing the DHT"
+                )
 
+    async def _in_time(self, call: Coroutine[Any, Any, T], what: str) -> T:
+        """Wait for hivemind, but never cancel it: a search that is cancelled leaves tasks behind.
 
-async def _in_time(call: Awaitable[T], what: str) -> T:
-    try:
-        async with asyncio.timeout(CALL_TIMEOUT_S):
-            return await call
-    except TimeoutError as error:
-        raise DeadlineExceeded(f"{what} took more than {CALL_TIMEOUT_S:g} s") from error
+        All that it asks of others has a deadline, so it ends by itself.
+        """
+        task = asyncio.create_task(call)
+        self._calls.add(task)
+        task.add_done_callback(self._over)
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                return await asyncio.shield(task)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"{what} took more than {CALL_TIMEOUT_S:g} s") from error
+
+    def _over(self, task: asyncio.Task[Any]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()  # told to those who wait; nobody may be left
