@@ -20,7 +20,6 @@ from helix_p2p.node.events import NodeEvent
 from helix_p2p.node.peer import PeerNode
 from helix_p2p.node.status import encode_status
 
-
 REJOIN_S = 30.0
 
 
