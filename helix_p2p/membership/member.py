@@ -52,9 +52,11 @@ from helix_p2p.planning.plan import Placement, SignedPlan
 from helix_p2p.types import LayerRange, PeerId
 
 NEWS_TAKEN = 64
-ROUND_S, CALM_ROUND_S = 0.95, 1.95
-"""In a large swarm nothing is due more often: about a second, whatever beat the ticks come in, and
-two while somebody else plans and no plan is on its way."""
+ROUND_S, CALM_ROUND_S = 1.0, 2.0
+"""In a large swarm nothing is due more often: a second, and two while somebody else plans and no
+plan is on its way."""
+EARLY_S = 0.05
+"""A tick that comes so little before its round counts, whatever beat the ticks come in."""
 OPEN_BELIEVES_FROM = 64
 """In an open swarm identities cost nothing, so everyone is pinged before it counts; but with more
 members than this no newcomer can be pinged by all."""
@@ -148,7 +150,7 @@ class Member:
             announced,
             out,
         )
-        self._ticked_s = self._round_due_s = now.s
+        self._ticked_s = self._next_round_s = now.s
         self._looked_up = False
         self._skewed = False
         self._left = False
@@ -222,10 +224,10 @@ class Member:
         """Whether data messages of this epoch are taken, else they get `StaleEpoch`."""
         return self.adoption.accepts_epoch(epoch, now.s)
 
-    def is_calm(self, now: Now) -> bool:
-        """Whether ticks every two seconds are enough."""
-        many = len(self.view) > MANY
-        return many and self.election.at_ease(now.s) and not self._following.waits
+    @property
+    def next_round_s(self) -> float:
+        """Until then, on the clock of `Now.s`, ticks have no effect."""
+        return self._next_round_s
 
     # ── inputs ──────────────────────────────────────────────────────────────────────────────────
 
@@ -237,9 +239,9 @@ class Member:
             self.view.forgive(now.s - self._ticked_s)  # we stood still, not they
             self._office.stood_still(now)
         self._ticked_s = now.s
-        if self._talk.among_many and now.s < self._round_due_s:
+        if self._talk.among_many and now.s < self._next_round_s - EARLY_S:
             return ()
-        self._round_due_s = now.s + (CALM_ROUND_S if self.is_calm(now) else ROUND_S)
+        self._next_round_s = now.s + self._pause_s(now)
         self._out.extend(self._talk.tick(now))
         self._attendance.check(now)
         self._check_clock()
@@ -401,6 +403,12 @@ class Member:
             self._out.put(fx.MessageRefused(self._me, error))
 
     # ── what only the whole knows ───────────────────────────────────────────────────────────────
+
+    def _pause_s(self, now: Now) -> float:
+        if not self._talk.among_many:
+            return 0.0
+        calm = len(self.view) > MANY and self.election.at_ease(now.s)
+        return CALM_ROUND_S if calm and not self._following.waits else ROUND_S
 
     def _check_clock(self) -> None:
         offset_s = self.view.clock_offset_s()

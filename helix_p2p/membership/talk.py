@@ -43,7 +43,7 @@ UNHEARD_PER_ROUND = 4
 LOST_CALLED_BY = 64
 """In each period so many members call two of the lost, whatever the swarm's size: when a partition
 heals, one that hears another is enough."""
-THOUSANDS = 512
+RARE_PINGS_FROM = 512
 PING_STRETCH = 1.5
 """With more members than that pings are rarer, and a silent crash is noticed seconds later: nearly
 all of what a member does there is to hear of others."""
@@ -193,7 +193,7 @@ class Talk:
         out: list[Effect] = []
         told = self._voice.take_due(now.s)
         if told or now.s >= self._ping_due_s:
-            stretch = PING_STRETCH if len(self._view) > THOUSANDS else 1.0
+            stretch = PING_STRETCH if len(self._view) > RARE_PINGS_FROM else 1.0
             self._ping_due_s = now.s + stretch * self._timing.ping_s
             called = [*self.targets(), *self._view.lost_to_ping(self._lost_to_call())]
             called += [p for p in self._view.unheard_to_ping(UNHEARD_PER_ROUND) if p not in called]

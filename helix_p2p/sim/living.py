@@ -25,7 +25,6 @@ from helix_p2p.membership import effects as fx
 from helix_p2p.membership.adoption import HighWater
 from helix_p2p.membership.cells import cell_id, cell_of
 from helix_p2p.membership.credentials import open_swarm_id_of
-from helix_p2p.membership.gossip import MANY
 from helix_p2p.membership.member import Member
 from helix_p2p.membership.own import MemberConfig, OwnState
 from helix_p2p.membership.timing import Now
@@ -47,9 +46,8 @@ from helix_p2p.types import PeerId
 
 SWARM = open_swarm_id_of("simulated")
 START_UNIX_S = 1_800_000_000.0
-MEMBER_TICK_S, CALM_TICK_S = 0.5, 1.0
-"""A member of many acts once a second at most, or in two, and whoever serves nobody needs no finer
-time."""
+MEMBER_TICK_S = 0.5
+"""Or as seldom as the member says, where nobody is served."""
 DIAL_FAILS_S = 0.02
 BOOT_S = 10.0
 """Within which a swarm is switched on."""
@@ -212,8 +210,8 @@ class LivingSwarm(ServingSwarm):
                 self._see(peer)
             peer.tick()
         pause_s = MEMBER_TICK_S
-        if len(mind.cell.peers) > MANY and peer.entry.idle and peer.stage.idle:
-            pause_s = 2 * CALM_TICK_S if mind.member.is_calm(self._now(mind)) else CALM_TICK_S
+        if peer.entry.idle and peer.stage.idle:
+            pause_s = max(pause_s, mind.member.next_round_s - self._now(mind).s)
         self.time.after(pause_s, self._beat, name, run)
 
     def _tick(self, peer: SimPeer, life: int) -> None:

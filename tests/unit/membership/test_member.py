@@ -22,7 +22,7 @@ from helix_p2p.membership.credentials import (
     swarm_id_of,
 )
 from helix_p2p.membership.exclusion import STRANGER_S, STRANGERS_TOLD
-from helix_p2p.membership.member import Member
+from helix_p2p.membership.member import CALM_ROUND_S, ROUND_S, Member
 from helix_p2p.membership.outbox import Effects
 from helix_p2p.membership.own import MemberConfig, OwnState
 from helix_p2p.membership.records import RecordRules, check_record
@@ -661,14 +661,20 @@ def test_pings_are_rarer_among_thousands(others: int, period_s: float) -> None:
     assert [b - a for a, b in pairwise(regular)] == [period_s, period_s]
 
 
-def test_member_of_a_large_swarm_is_calm_while_another_plans() -> None:
+def test_member_of_a_large_swarm_says_how_long_it_rests() -> None:
     small, large = with_members(1, 2), with_members(*range(1, 70))
-    assert not large.is_calm(at(1)), "nobody plans"
+
+    def rest_s(member: Member, at_s: float) -> float:
+        member.tick(at(at_s))
+        return member.next_round_s - at(at_s).s
+
+    assert rest_s(large, 2) == ROUND_S, "nobody plans"
     for member in (small, large):
-        persist(member, member.on_message(peer(1), m.PushPlan(plan(1).record), at(1)), 1)
-    assert not small.is_calm(at(2))
-    assert large.is_calm(at(2))
-    large.on_message(peer(2), ping(2, 2, epoch=EPOCH + 1, plan_hash=bytes(32)), at(2))
-    assert not large.is_calm(at(2)), "a plan is on its way"
-    large.on_message(peer(2), m.PlanReply(None), at(2))
-    assert not large.is_calm(at(1 + T.lease_s)), "the lease lapses"
+        persist(member, member.on_message(peer(1), m.PushPlan(plan(1).record), at(2)), 2)
+    assert rest_s(small, 4) == 0.0
+    assert rest_s(large, 4) == CALM_ROUND_S
+    assert large.tick(at(5.9)) == ()
+    large.on_message(peer(2), ping(2, 2, epoch=EPOCH + 1, plan_hash=bytes(32)), at(6))
+    assert rest_s(large, 6) == ROUND_S, "a plan is on its way"
+    large.on_message(peer(2), m.PlanReply(None), at(6))
+    assert rest_s(large, 2 + T.lease_s) == ROUND_S, "the lease lapses"
