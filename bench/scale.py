@@ -39,9 +39,9 @@ ASK_WITHIN = 0.8
 """Requests begin in the first four fifths of the time, so that the last ones can end."""
 PINGS = ("Ping", "Pong", "Beat", "PeerGone")
 PLANS = ("PushPlan", "PlanReply", "GetPlan")
-GC_THRESHOLD = 1_000_000
-"""Millions of small objects live for the whole run; looking at them all the time takes a third.
-While a swarm boots nearly all that is made stays, so nothing is looked at."""
+LEAST_VALUES, VALUES_PER_PEER = 1_000_000, 1000
+"""Between two looks for garbage. Millions of small objects live for the whole run; looking at them
+all the time takes a third. While a swarm boots nearly all that is made stays, so nobody looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ def grow(course: Course, watch: Callable[[Growth], None] | None = None) -> Growt
         pages.enlarge()
     before = _Before(swarm, time.process_time() - began_s)
     gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
+    gc.set_threshold(max(LEAST_VALUES, VALUES_PER_PEER * course.peers))
     gc.enable()
     end_s = SETTLE_S + course.seconds
     swarm.churn(CHURN_SHARE, CHURN_S, end_s, AWAY_S)
