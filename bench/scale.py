@@ -318,13 +318,13 @@ Every peer runs its production membership, planning and serving machines in one 
 core, in virtual time ([how](simulator.md)). A fifth of the peers crash per ten minutes and come
 back after about a minute. Each answered token is checked against the only right one; a wrong,
 repeated or lost one, an invalid plan or a fallen order ends the run with an error. A swarm of more
-than 512 peers is parted into cells of about 384; rows of large swarms in one cell show what a full
-view of everyone costs. "Hold one plan" counts the peers that hold the plan that most of their cell
-hold at that moment: who came back just now still asks for it. "Planned" is the max flow of all
-cells' plans together. `./scripts/bench sim --scale --docs --peers N --seconds S --clients C`
-measures a row, which ends early, with the virtual seconds reached, when its CPU minutes are spent
-(`--cpu-minutes`, 10); `--cells` forces the number of cells. CPU seconds depend on who shares the
-machine; bytes and messages do not.
+than 512 peers is parted into cells of about 384 ([ADR 29](adr/0029-cells.md)); rows of large swarms
+in one cell show what a full view of everyone costs. "Hold one plan" counts the peers that hold the
+plan that most of their cell hold at that moment: who came back just now still asks for it.
+"Planned" is the max flow of all cells' plans together. `./scripts/bench sim --scale --docs
+--peers N --seconds S --clients C` measures a row, which ends early, with the virtual seconds
+reached, when its CPU minutes are spent (`--cpu-minutes`, 10); `--cells` forces the number of
+cells. CPU seconds depend on who shares the machine; bytes and messages do not.
 With `--compiled` the same core runs as machine code
 ([ADR 27](adr/0027-the-core-compiled-for-simulations.md)); below, each row says which it was.
 
