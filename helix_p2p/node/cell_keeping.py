@@ -43,6 +43,7 @@ class CellKeeper:
         self._wanted = wanted
         self._on_event = on_event
         self._seen: dict[int, tuple[float, CellStatus]] = {}
+        self._serial, self._heard_s = here.cells.serial, time.monotonic()
 
     @property
     def elsewhere(self) -> tuple[CellStatus, ...]:
@@ -60,7 +61,7 @@ class CellKeeper:
         wanted, known = self._wanted, self._here.cells
         while True:
             nodes = self._here.nodes()
-            if self._wanted is None and time.time() - known.serial > SETTLED_S:
+            if self._wanted is None and self._settled():
                 wanted = cells_for(nodes, known.count)
             if wanted is not None and wanted != known.count:
                 said = CellCount(max(known.serial + 1, int(time.time())), wanted)
@@ -70,6 +71,13 @@ class CellKeeper:
             wanted = None
             await known.write()
             await asyncio.sleep(RECOUNT_S)
+
+    def _settled(self) -> bool:
+        """Whether the last word is old enough, by its serial or, if that lies ahead, by our own."""
+        serial, now_s = self._here.cells.serial, time.monotonic()
+        if serial != self._serial:
+            self._serial, self._heard_s = serial, now_s
+        return max(time.time() - serial, now_s - self._heard_s) > SETTLED_S
 
     async def survey(self) -> None:
         """Look into one cell after another."""

@@ -12,6 +12,7 @@ import pytest
 from helix_p2p.cluster.announcement import Announcement, PeerState
 from helix_p2p.cluster.profile import SpeedProfile
 from helix_p2p.identity import Identity, Signed
+from helix_p2p.membership.cell_count import CellCount, write_cells
 from helix_p2p.membership.cells import CELL_FULL, CELL_GOOD, cell_id
 from helix_p2p.membership.credentials import swarm_id_of
 from helix_p2p.net.dht import MemoryDirectory
@@ -85,6 +86,20 @@ async def test_full_swarm_is_split_once_until_all_have_moved(
     await a_while(kept.count())
     assert here.cells.count == 1
     assert [event.data for event in events] == [{"cells": 3}, {"cells": 1}]
+
+
+async def test_word_of_a_clock_that_was_ahead_holds_up_counting_for_no_longer(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cell_keeping, "RECOUNT_S", 0.001)
+    monkeypatch.setattr(cell_keeping, "SETTLED_S", 0.05)
+    await here.cells.take(write_cells(ROOT, CellCount(2**40, 5)))
+    here.in_first_cell = CELL_GOOD * 2
+    kept, events = keeper(here)
+    await a_while(kept.count())
+    assert here.cells.count > 5
+    assert here.cells.serial > 2**40
+    assert 1 <= len(events) <= 3  # each after a pause
 
 
 async def test_number_that_was_asked_for_is_said_at_once_and_not_again(here: Here) -> None:
