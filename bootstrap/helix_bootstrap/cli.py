@@ -68,12 +68,6 @@ def cli() -> None:
     metavar="ADDR[,ADDR…]",
     help="Other bootstrap nodes of the same swarm.",
 )
-@click.option(
-    "--cells",
-    type=click.IntRange(1, MOST_CELLS),
-    metavar="N",
-    help="Split the swarm into so many cells; by default into one for every few hundred peers.",
-)
 @network_options(DEFAULT_PORT)
 @state_dir_option("bootstrap")
 @service_options
@@ -82,7 +76,6 @@ def run(
     public: bool,
     invite_days: float,
     bootstrap: tuple[tuple[str, ...], ...],
-    cells: int | None,
     host: str,
     port: int,
     announce_maddrs: tuple[tuple[str, ...], ...],
@@ -99,8 +92,6 @@ def run(
     from helix_p2p.node.config import BootstrapConfig
 
     set_up_logging(log_level, verbose=verbose)
-    if public and cells not in (None, 1):
-        raise click.UsageError("a public swarm has one cell: nobody can say that it has more")
     others = tuple(address for group in bootstrap for address in group)
     serve(
         BootstrapConfig(
@@ -109,7 +100,6 @@ def run(
             network=network_config(host, port, announce_maddrs, others),
             open_swarm=public,
             invite_days=invite_days,
-            cells=cells,
         ),
         as_json=as_json,
     )
@@ -137,6 +127,25 @@ def invite(roles: tuple[str, ...], days: float, state_dir: Path, as_json: bool, 
     from helix_bootstrap.invites import print_invite
 
     print_invite(state_dir, roles or ROLES, days, as_json=as_json)
+
+
+@cli.command()
+@click.argument("number", type=click.IntRange(1, MOST_CELLS), required=False, metavar="[N]")
+@state_dir_option("bootstrap")
+@answer_options
+def cells(number: int | None, state_dir: Path, as_json: bool, **_: Any) -> None:
+    """Say how many cells the swarm has, or that it is to have N.
+
+    A swarm of more than some five hundred peers does better in several cells of a few hundred, each
+    with its own planner and plan. Peers that have to move do so within a quarter of an hour. The
+    bootstrap node may be running or not.
+    """
+    from helix_bootstrap.cells import print_cells, set_cells
+
+    if number is None:
+        print_cells(state_dir, as_json=as_json)
+    else:
+        set_cells(state_dir, number, as_json=as_json)
 
 
 @cli.command()

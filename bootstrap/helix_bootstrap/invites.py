@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from helix_p2p.errors import ConfigError
+from helix_p2p.identity import Identity
 from helix_p2p.membership.credentials import ALL_ROLES, Role, utc
 from helix_p2p.membership.invite import Invite, create_invite
 from helix_p2p.node.state import SWARM_KEY_FILE, load_or_create_key, read_value, write_value
@@ -59,6 +60,27 @@ def read_card(state_dir: Path) -> SwarmCard:
             hint="start `helix-bootstrap run` first, or name its --state-dir",
         )
     return card
+
+
+def root_of(state_dir: Path, if_open: str) -> tuple[Identity, str]:
+    """The root key of the swarm of this state folder, and the swarm's id.
+
+    Args:
+        state_dir: A bootstrap node's.
+        if_open: What cannot be done in an open swarm, in words.
+
+    Raises:
+        ConfigError: No bootstrap node ever ran here, or its swarm is open, or the key is not here.
+    """
+    card = read_card(state_dir)
+    if card.open_swarm:
+        raise ConfigError(if_open, hint="run an invite-only one to choose who is in")
+    if not (state_dir / SWARM_KEY_FILE).exists():
+        raise ConfigError(
+            f"the swarm's root key is not in {state_dir}",
+            hint="run this where the bootstrap node with swarm.key lives",
+        )
+    return load_or_create_key(state_dir / SWARM_KEY_FILE), card.swarm
 
 
 def new_invite(

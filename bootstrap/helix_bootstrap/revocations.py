@@ -18,7 +18,7 @@ from pathlib import Path
 import base58
 import click
 
-from helix_bootstrap.invites import read_card
+from helix_bootstrap.invites import root_of
 from helix_p2p.cli.control import ask_status
 from helix_p2p.errors import ConfigError, HelixError, InviteError
 from helix_p2p.identity import Identity, Signed, peer_id_of
@@ -27,7 +27,6 @@ from helix_p2p.membership.revocations import Revocations, open_revocations, revo
 from helix_p2p.node.state import (
     IDENTITY_FILE,
     REVOCATIONS_FILE,
-    SWARM_KEY_FILE,
     change_revocations,
     load_or_create_key,
     read_value,
@@ -36,6 +35,7 @@ from helix_p2p.types import PeerId
 
 _INVITE_ID = re.compile(r"[0-9a-f]{16}")
 _PEER_ID_BYTES = 38
+_OPEN = "this swarm is open: anybody may be in it, so nobody can be put out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def print_revoked(state_dir: Path, targets: Sequence[str], *, undo: bool, as_jso
         CapacityError: The list is full.
     """
     read_targets(targets)  # what makes no sense anywhere is said before this folder is looked at
-    root, swarm = _root_of(state_dir)
+    root, swarm = root_of(state_dir, _OPEN)
     named = read_targets(targets, swarm)
     own = load_or_create_key(state_dir / IDENTITY_FILE).peer_id
     if own in named.peers and not undo:
@@ -92,7 +92,7 @@ def print_revocations(state_dir: Path, *, as_json: bool) -> None:
     Raises:
         ConfigError: No invite-only swarm has its root here.
     """
-    root, swarm = _root_of(state_dir)
+    root, swarm = root_of(state_dir, _OPEN)
     said = _read(read_value(state_dir / REVOCATIONS_FILE, Signed), swarm, root)
     if as_json:
         _print_json(said)
@@ -140,21 +140,6 @@ def _is_peer_id(text: str) -> bool:
         return len(raw) == _PEER_ID_BYTES and peer_id_of(raw[-32:]) == text
     except (ValueError, HelixError):
         return False
-
-
-def _root_of(state_dir: Path) -> tuple[Identity, str]:
-    card = read_card(state_dir)
-    if card.open_swarm:
-        raise ConfigError(
-            "this swarm is open: anybody may be in it, so nobody can be put out",
-            hint="run an invite-only one to choose who is in",
-        )
-    if not (state_dir / SWARM_KEY_FILE).exists():
-        raise ConfigError(
-            f"the swarm's root key is not in {state_dir}",
-            hint="run this where the bootstrap node with swarm.key lives",
-        )
-    return load_or_create_key(state_dir / SWARM_KEY_FILE), card.swarm
 
 
 def _read(record: Signed | None, swarm: str, root: Identity) -> Revocations:

@@ -48,6 +48,10 @@ class StopRequest:
         """The service is up: from now on it can end gracefully."""
         self._begun = True
 
+    def beginning(self) -> None:
+        """It starts once more: until it is up again, asking cancels the start."""
+        self._begun = False
+
     def ask(self) -> None:
         """Ask once more, as a signal does."""
         if self._begun and not self.asked:

@@ -4,8 +4,8 @@ Whoever the client came by is only the first to be asked. Every reply names memb
 addresses, so the swarm stays reachable when that first address is gone. Sources are asked one
 after another with a head start, the one that answered last going first.
 
-A swarm of several cells is served by each of them: the client draws one, and goes on to the next
-when that one cannot take its requests.
+A swarm of several cells is served by each of them; which one is asked: `cells.py`. Whoever answers
+for a cell may live in another, and know its members from the DHT alone; then one of these is asked.
 
 Always: a plan or an announcement counts only under its owner's signature (and, unless the swarm is
 open, with a certificate of its root); a plan replaces only a lower one, and one from the future is
@@ -18,36 +18,37 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
 from helix_p2p.client.asking import first_answer
+from helix_p2p.client.cells import CellChoice
 from helix_p2p.client.model_files import Check, NobodyHasIt
 from helix_p2p.cluster.announcement import Announcement, open_announcement
-from helix_p2p.errors import HelixError, ProtocolError
+from helix_p2p.errors import HelixError, PeerUnreachable, ProtocolError
 from helix_p2p.identity import Signed
 from helix_p2p.membership.adoption import highest_epoch_at
 from helix_p2p.membership.cell_count import open_cells
 from helix_p2p.membership.cells import cell_id, swarm_of
 from helix_p2p.membership.credentials import Role, verify_credentials
 from helix_p2p.membership.messages import (
-    CellsReply,
     FileReply,
-    GetCells,
     GetFile,
     GetMembers,
     GetPlan,
+    GetRootWords,
     GetStatus,
     MembersReply,
     PlanReply,
+    RootWords,
 )
 from helix_p2p.net.requests import Requests
 from helix_p2p.node.status import decode_status
 from helix_p2p.planning.plan import SignedPlan
 from helix_p2p.planning.signed import open_plan
-from helix_p2p.session.entry_choice import EntryChoice, entry_candidates
+from helix_p2p.session.entry_choice import EntryCandidate, EntryChoice, entry_candidates
 from helix_p2p.types import PeerId
 
 REFRESH_S = 15.0
@@ -59,10 +60,10 @@ HEAD_START_S = 1.0
 FILE_S = 60.0
 """A tokenizer of 35 MB over a home uplink of 1 MB/s takes 35 s."""
 KNOWN_LIMIT = 256
-CELLS_TRIED = 4
-"""In one refresh, where none of them serves."""
-CROWDED_S = 5.0
-"""Many generations meet a full cell at once; the client leaves it once."""
+ROOT_ASKED_S = 60.0
+INSIDE_TRIED = 4
+NO_REVOCATIONS = 2**62
+"""A client has no use for the list."""
 
 T = TypeVar("T")
 
@@ -82,6 +83,16 @@ class SwarmName:
     swarm: str | None = None
     manifest_hash: str | None = None
     root_public_key: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A cell as somebody shows it; `from_outside` if that one is not a member of it."""
+
+    cell: int
+    plan: SignedPlan | None
+    members: dict[PeerId, Announcement]
+    from_outside: bool
 
 
 class SwarmView:
@@ -114,10 +125,10 @@ class SwarmView:
         self._refreshing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: set[Callable[[], None]] = set()
-        self._cells: list[int] = [0]
-        """Each once, in the order in which they are to be tried; the one in use first."""
-        self._serial = -1
-        self._crowded_s = -math.inf
+        self._cells = CellChoice(random)
+        self._root_asked_s = -math.inf
+        self.cell = 0
+        """The cell that is asked."""
         self.plan: SignedPlan | None = None
         self._why = ""
 
@@ -125,11 +136,6 @@ class SwarmView:
     def manifest_hash(self) -> str | None:
         """The model, once known."""
         return self._name.manifest_hash
-
-    @property
-    def cell(self) -> int:
-        """The cell that is asked."""
-        return self._cells[0]
 
     @property
     def members(self) -> dict[PeerId, Announcement]:
@@ -182,9 +188,8 @@ class SwarmView:
         Args:
             crowded: There was no room; another cell may have some.
         """
-        if crowded and time.monotonic() - self._crowded_s > CROWDED_S:
-            self._crowded_s = time.monotonic()
-            self._go_on()
+        if crowded:
+            self._cells.crowded(time.monotonic())
         if self._refreshing is None:
             self._spawn(self._refresh_quietly())
 
@@ -244,48 +249,65 @@ class SwarmView:
             log.info("the view of the swarm is not refreshed: %s", error)
 
     async def _refresh(self) -> None:
-        tried = 0
-        while True:
-            await self._look()
-            if self.plan is None and self.members and self.cell:
-                self._answered = None  # who named its members is in another cell
-                await self._look()
-            tried += 1
-            if self.covered or tried >= min(CELLS_TRIED, len(self._cells)):
+        await self._ask_cells()
+        error: HelixError | None = None
+        seen: _Seen | None = None
+        for cell in self._cells.tour(time.monotonic()):
+            try:
+                seen = await self._look_into(cell)
+            except HelixError as caught:
+                error = error or caught
+                continue
+            if self._entries(seen):
+                self._cells.serves(cell)
                 break
-            self._go_on()
+        else:
+            self._cells.none_serves()
+        if seen is None:
+            raise error or PeerUnreachable("nobody in the swarm answers")
+        self._take(seen)
         self._why = "" if self.covered else await self._ask_why()
         for listener in tuple(self._listeners):
             listener()
 
-    async def _look(self) -> None:
-        while True:
-            cell, plan, members = await self._ask_around(self._ask_view)
-            if cell == self.cell:  # it was not left meanwhile
-                break
-        self._take(plan, members)
-
-    def _go_on(self) -> None:
-        """Ask the next cell from now on; what runs in this one goes on there."""
-        if len(self._cells) > 1:
-            self._leave_cell([*self._cells[1:], self._cells[0]])
-
-    def _leave_cell(self, cells: list[int]) -> None:
-        self._cells = cells
-        self._announced, self.plan, self._answered = {}, None, None
-
-    def _take_cells(self, record: Signed) -> None:
-        """How many cells there are, if that can be believed."""
-        if self._name.root_public_key is None:
+    async def _ask_cells(self) -> None:
+        """How many cells there are, if it is time to ask; who does not say leaves it as it was."""
+        now_s, root = time.monotonic(), self._name.root_public_key
+        if root is None or now_s - self._root_asked_s < ROOT_ASKED_S:
             return
-        try:
-            said = open_cells(record, self._swarm(), self._name.root_public_key)
-        except ProtocolError as error:
-            log.warning("a number of cells is not believed: %s", error)
-            return
-        if said.serial > self._serial:
-            self._serial = said.serial
-            self._leave_cell(self._random.sample(range(said.cells), said.cells))
+
+        async def ask(peer: PeerId) -> RootWords:
+            reply, _ = await self._requests.ask(
+                peer,
+                GetRootWords(self._cells.serial, NO_REVOCATIONS),
+                timeout_s=ASK_S,
+                addresses=self.addresses_of(peer),
+            )
+            if not isinstance(reply, RootWords):
+                raise ProtocolError(f"{peer} answered GetRootWords with {type(reply).__name__}")
+            return reply
+
+        words = await self._ask_around(ask)
+        self._root_asked_s = now_s
+        if words.cells is not None:
+            try:
+                said = open_cells(words.cells, self._swarm(), root)
+            except ProtocolError as error:
+                log.warning("a number of cells is not believed: %s", error)
+            else:
+                self._cells.learn(words.cells, said, now_s)
+
+    async def _look_into(self, cell: int) -> "_Seen":
+        seen = await self._ask_around(lambda peer: self._ask_view(peer, cell))
+        if seen.from_outside and seen.members:
+            self._answered = None
+            with contextlib.suppress(HelixError):  # what was seen from outside is something
+                inside = [peer for peer in seen.members if peer in self._learnt]
+                self._random.shuffle(inside)
+                seen = await self._ask_around(
+                    lambda peer: self._ask_view(peer, cell), inside[:INSIDE_TRIED]
+                )
+        return seen
 
     async def _ask_why(self) -> str:
         """What a peer says of a swarm that takes no requests; empty when none says anything."""
@@ -301,52 +323,65 @@ class SwarmView:
                 log.info("%s does not say how it is: %s", peer, error)
         return ""
 
-    async def _ask_view(
-        self, peer: PeerId
-    ) -> tuple[int, SignedPlan | None, dict[PeerId, Announcement]]:
+    async def _ask_view(self, peer: PeerId, cell: int) -> "_Seen":
         addresses = self.addresses_of(peer)
-        reply, _ = await self._requests.ask(peer, GetCells(), timeout_s=ASK_S, addresses=addresses)
-        if not isinstance(reply, CellsReply):
-            raise ProtocolError(f"{peer} answered GetCells with {type(reply).__name__}")
-        if reply.record is not None:
-            self._take_cells(reply.record)
-        cell = self.cell
         reply, _ = await self._requests.ask(peer, GetPlan(), timeout_s=ASK_S, addresses=addresses)
         if not isinstance(reply, PlanReply):
             raise ProtocolError(f"{peer} answered GetPlan with {type(reply).__name__}")
-        plan = self._read_plan(reply.plan) if reply.plan is not None else None
+        record, ours = reply.plan, cell_id(self._swarm(), cell)
+        # Without a plan it cannot be told; of the first cell the ways in are members.
+        outside = record.swarm != ours if record is not None else cell > 0
+        plan = self._read_plan(record, ours) if record is not None else None
         reply, _ = await self._requests.ask(
             peer, GetMembers(cell=cell), timeout_s=ASK_S, addresses=addresses
         )
         if not isinstance(reply, MembersReply):
             raise ProtocolError(f"{peer} answered GetMembers with {type(reply).__name__}")
-        return cell, plan, self._read_members(reply.announcements)
+        members = self._read_members(reply.announcements, ours)
+        seen = _Seen(cell, plan, members, from_outside=outside)
+        self._learn_addresses(self._of_our_model(seen))
+        return seen
 
-    def _take(self, plan: SignedPlan | None, members: dict[PeerId, Announcement]) -> None:
-        if plan is not None and (self.plan is None or plan.order > self.plan.order):
-            self.plan = plan
-        if self._name.manifest_hash is None:
-            self._name.manifest_hash = _model_of(self.plan, members)
-        model = self._name.manifest_hash
-        members = {p: said for p, said in members.items() if said.manifest_hash == model}
-        self._announced = {p: v for p, v in self._announced.items() if p in members}
+    def _learn_addresses(self, members: dict[PeerId, Announcement]) -> None:
         for peer, said in members.items():
             if said.addresses:
                 self._learnt.pop(peer, None)  # to the end: the oldest go first
                 self._learnt[peer] = said.addresses
         for peer in list(self._learnt)[: max(0, len(self._learnt) - KNOWN_LIMIT)]:
             del self._learnt[peer]
-        placement = self.plan.plan.placement if self.plan else None
-        self._choice.update(entry_candidates(placement, members.items()))
 
-    def _read_plan(self, record: Signed) -> SignedPlan | None:
+    def _take(self, seen: "_Seen") -> None:
+        plan = seen.plan
+        if seen.cell != self.cell or (
+            plan is not None and (self.plan is None or plan.order > self.plan.order)
+        ):
+            self.plan = plan
+        self.cell = seen.cell
+        if self._name.manifest_hash is None:
+            self._name.manifest_hash = _model_of(self.plan, seen.members)
+        members = self._of_our_model(seen)
+        self._announced = {p: v for p, v in self._announced.items() if p in members}
+        self._choice.update(self._entries(seen))
+
+    def _of_our_model(self, seen: "_Seen") -> dict[PeerId, Announcement]:
+        model = self._name.manifest_hash or _model_of(seen.plan, seen.members)
+        return {p: said for p, said in seen.members.items() if said.manifest_hash == model}
+
+    def _entries(self, seen: "_Seen") -> tuple[EntryCandidate, ...]:
+        plan = seen.plan
+        if seen.cell == self.cell and self.plan is not None:
+            plan = self.plan if plan is None else max(plan, self.plan, key=lambda it: it.order)
+        placement = plan.plan.placement if plan else None
+        return entry_candidates(placement, self._of_our_model(seen).items())
+
+    def _read_plan(self, record: Signed, cell: str) -> SignedPlan | None:
         """The plan if it can be believed; a bad one does not spoil the rest of the answer."""
         if self.plan is not None and record == self.plan.record:
             return self.plan
-        if record.swarm != self._cell_id() and swarm_of(record.swarm) == self._swarm():
-            return None  # whom we came in by lives in another cell
+        if record.swarm != cell and swarm_of(record.swarm) == self._swarm():
+            return None  # who answers lives in another cell
         try:
-            plan = open_plan(record, self._cell_id())
+            plan = open_plan(record, cell)
         except ProtocolError as error:
             log.warning("a plan is not believed: %s", error)
             return None
@@ -357,14 +392,14 @@ class SwarmView:
             return None
         return plan
 
-    def _read_members(self, records: Iterable[Signed]) -> dict[PeerId, Announcement]:
+    def _read_members(self, records: Iterable[Signed], cell: str) -> dict[PeerId, Announcement]:
         members: dict[PeerId, Announcement] = {}
         for record in records:
             try:
                 peer = record.signer
                 known = self._announced.get(peer)
                 if known is None or known[0] != record:
-                    said = self._verified(peer, record)
+                    said = self._verified(peer, record, cell)
                     if known is None or said.order > known[1].order:
                         known = self._announced[peer] = record, said
             except ProtocolError as error:
@@ -373,8 +408,8 @@ class SwarmView:
             members[peer] = known[1]
         return members
 
-    def _verified(self, peer: PeerId, record: Signed) -> Announcement:
-        said = open_announcement(record, self._cell_id())
+    def _verified(self, peer: PeerId, record: Signed, cell: str) -> Announcement:
+        said = open_announcement(record, cell)
         roles = verify_credentials(
             said.credentials,
             peer=peer,
@@ -386,9 +421,6 @@ class SwarmView:
             raise ProtocolError(f"{peer} may not serve")
         return said
 
-    def _cell_id(self) -> str:
-        return cell_id(self._swarm(), self.cell)
-
     def _swarm(self) -> str:
         assert self._name.swarm is not None, "the handshake comes before any answer"
         return self._name.swarm
@@ -399,19 +431,19 @@ class SwarmView:
         first, learnt = list(self._first), [p for p in self._learnt if p not in self._first]
         self._random.shuffle(first)
         self._random.shuffle(learnt)
-        if self.cell:  # the ways in live in the first cell
-            here = [peer for peer in self._announced if peer in self._learnt]
-            self._random.shuffle(here)
-            first = [*here, *first]
         order = [*first, *learnt] if self._answered is None else [self._answered, *first, *learnt]
         return list(dict.fromkeys(order))
 
     async def _ask_around(
-        self, ask: Callable[[PeerId], Awaitable[T]], head_start_s: float | None = None
+        self,
+        ask: Callable[[PeerId], Awaitable[T]],
+        sources: Sequence[PeerId] | None = None,
+        *,
+        head_start_s: float = HEAD_START_S,
     ) -> T:
         try:
             peer, answer = await first_answer(
-                ask, self._sources(), head_start_s=head_start_s or HEAD_START_S
+                ask, self._sources() if sources is None else sources, head_start_s=head_start_s
             )
         except HelixError:
             self._answered = None

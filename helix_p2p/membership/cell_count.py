@@ -1,4 +1,4 @@
-"""In how many cells a swarm lives: the root's word, kept and passed on by everyone.
+"""In how many cells a swarm lives: the root's word, which everyone keeps and hands on when asked.
 
 Always: a count that is not the root's changes nothing, and none replaces one of a higher serial.
 """
@@ -13,6 +13,7 @@ from helix_p2p.types import MOST_CELLS
 
 CELLS_KIND = "cells"
 CELLS_LIMIT_BYTES = 64
+LATEST_SERIAL = 2**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +46,15 @@ def open_cells(record: Signed, swarm: str, root_public_key: bytes) -> CellCount:
     record.verify(kind=CELLS_KIND, swarm=swarm)
     if record.public_key != root_public_key:
         raise HandshakeRefused("the number of cells is not signed by the swarm's root")
-    said = codec.decode(record.body, CellCount, limit_bytes=CELLS_LIMIT_BYTES)
+    said = _read(record)
+    if not 0 <= said.serial <= LATEST_SERIAL:
+        raise RecordRejected("the number of cells has a serial that no clock gives")
     if not 1 <= said.cells <= MOST_CELLS:
         raise RecordRejected(f"a swarm has 1 to {MOST_CELLS} cells, not {said.cells}")
     return said
 
 
-def later_of(one: Signed | None, other: Signed | None) -> Signed | None:
+def later_of(one: Signed, other: Signed | None) -> Signed:
     """Which of two words of one swarm holds; both were verified when they came.
 
     Between two of one serial (two bootstrap nodes that share a root key) the bytes decide.
@@ -59,11 +62,11 @@ def later_of(one: Signed | None, other: Signed | None) -> Signed | None:
     Raises:
         DecodeError: One of them is none.
     """
-    said = {
-        (codec.decode(record.body, CellCount, limit_bytes=CELLS_LIMIT_BYTES).serial, record.body): (
-            record
-        )
-        for record in (one, other)
-        if record is not None
-    }
-    return said[max(said)] if said else None
+    if other is None or other.swarm != one.swarm:
+        return one
+    both = {record.body: record for record in (one, other)}
+    return max(both.values(), key=lambda record: (_read(record).serial, record.body))
+
+
+def _read(record: Signed) -> CellCount:
+    return codec.decode(record.body, CellCount, limit_bytes=CELLS_LIMIT_BYTES)

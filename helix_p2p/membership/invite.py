@@ -10,6 +10,7 @@ base58 has no character that mail or a terminal breaks; the checksum finds a lin
 Always: an invite that was read is consistent: its grant is signed by its root, for its key.
 """
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership.credentials import (
     ALL_ROLES,
     GRANT_KIND,
+    OPEN_PREFIX,
     Grant,
     Role,
     certify,
@@ -35,6 +37,7 @@ from helix_p2p.membership.credentials import (
 INVITE_PREFIX = "helix1"
 INVITE_LIMIT_CHARACTERS = 4096
 CHECKSUM_BYTES = 4
+_OPEN_SWARM = re.compile(rf"{OPEN_PREFIX}[a-z2-7]{{1,64}}")
 
 
 class _Packed(msgspec.Struct, frozen=True, array_like=True):
@@ -195,6 +198,8 @@ def _unpacked(packed: _Packed) -> Invite:
 
 def _check_consistent(invite: Invite) -> None:
     if is_open(invite.swarm):
+        if not _OPEN_SWARM.fullmatch(invite.swarm):
+            raise InviteError("this invite names no swarm that there can be")
         if invite.grant is not None:
             raise InviteError("this invite names an open swarm, yet brings a grant")
         return

@@ -176,15 +176,24 @@ class PushRevocations:
 
 
 @dataclass(frozen=True, slots=True)
-class GetCells:
-    """Ask in how many cells the swarm lives."""
+class GetRootWords:
+    """Ask for what the swarm's root said last, if that is later than what the asker holds.
+
+    Attributes:
+        cells: Serial of the `CellCount` that is held; -1 for none.
+        revocations: Serial of the list that is held; -1 for none.
+    """
+
+    cells: int = -1
+    revocations: int = -1
 
 
 @dataclass(frozen=True, slots=True)
-class CellsReply:
-    """The root's signed `CellCount`; None where there is one cell and always was."""
+class RootWords:
+    """The root's signed words; None for what is no later, or not known here."""
 
-    record: Signed | None
+    cells: Signed | None = None
+    revocations: Signed | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ record's life is tied to when it was issued: it ends `RECORD_LIFE_S` after `issu
 signed. What is issued later then always expires later, and an old record that someone stores again
 neither outlives its time nor replaces a newer one.
 
-All cells of a swarm share one DHT; each has its own shards, and the root's words stand once.
+All cells of a swarm share one DHT; each has its own shards, and the root's list stands once.
 
 Always: a record may be written only by its owner, only under these keys, at most
 `RECORD_LIMIT_BYTES` long, and never for longer than its life. Anything else (a plain value, another
@@ -24,7 +24,6 @@ from helix_p2p import codec
 from helix_p2p.cluster.announcement import Announcement, open_announcement
 from helix_p2p.errors import HelixError, RecordRejected
 from helix_p2p.identity import Signed
-from helix_p2p.membership.cell_count import open_cells
 from helix_p2p.membership.cells import cell_id, swarm_of
 from helix_p2p.membership.credentials import Role, verify_credentials
 from helix_p2p.membership.revocations import open_revocations
@@ -49,7 +48,6 @@ class RecordRules:
         root_public_key: None in an open swarm.
         revoked: Peer ids, and ids of invites, that no longer count.
         revocations_serial: Of the list they are from; older lists are refused.
-        cells_serial: Of the number of cells that is known here; likewise.
         life_s: Of an announcement, from its issue.
     """
 
@@ -57,7 +55,6 @@ class RecordRules:
     root_public_key: bytes | None = None
     revoked: frozenset[str] = frozenset()
     revocations_serial: int = -1
-    cells_serial: int = -1
     life_s: float = RECORD_LIFE_S
 
 
@@ -83,11 +80,6 @@ def revocations_key(swarm: str) -> str:
     return f"{_KEY_PREFIX}/{swarm_of(swarm)}/revocations"
 
 
-def cells_key(swarm: str) -> str:
-    """The DHT key of the root's word on how many cells there are; its subkey is likewise."""
-    return f"{_KEY_PREFIX}/{swarm_of(swarm)}/cells"
-
-
 def member_keys(swarm: str) -> tuple[str, ...]:
     """All shards of one cell."""
     return tuple(members_key(swarm, shard) for shard in range(SHARDS))
@@ -95,7 +87,7 @@ def member_keys(swarm: str) -> tuple[str, ...]:
 
 def allowed_keys(swarm: str) -> tuple[str, ...]:
     """Every key that may exist; a DHT that knows keys by hash compares hashes of these."""
-    return (*_cells_by_key(swarm_of(swarm)), revocations_key(swarm), cells_key(swarm))
+    return (*_cells_by_key(swarm_of(swarm)), revocations_key(swarm))
 
 
 @lru_cache(maxsize=4)
@@ -133,11 +125,7 @@ def check_record(
     if subkey is None:
         raise RecordRejected("a plain value would replace every member's record")
     cell = _cells_by_key(swarm_of(rules.swarm)).get(key)
-    of_the_root = {
-        revocations_key(rules.swarm): _check_revocations,
-        cells_key(rules.swarm): _check_cells,
-    }
-    if cell is None and key not in of_the_root:
+    if cell is None and key != revocations_key(rules.swarm):
         raise RecordRejected(f"the key {key[:60]!r} is not one of this swarm's")
     if len(value) > RECORD_LIMIT_BYTES:
         raise RecordRejected(f"a record of {len(value)} bytes, at most {RECORD_LIMIT_BYTES} fit")
@@ -151,7 +139,7 @@ def check_record(
     if subkey != owner:
         raise RecordRejected(f"only {subkey[:60]!r} may write there, this is from {owner}")
     if cell is None:
-        of_the_root[key](record, rules)
+        _check_revocations(record, rules)
     else:
         _check_announcement(key, cell, record, expires_in_s, rules, now_unix_s)
     return record
@@ -204,16 +192,3 @@ def _check_revocations(record: Signed, rules: RecordRules) -> None:
         raise RecordRejected(f"this list of revocations does not hold: {error}") from error
     if said.serial < rules.revocations_serial:
         raise RecordRejected("a newer list of revocations is known here")
-
-
-def _check_cells(record: Signed, rules: RecordRules) -> None:
-    if rules.root_public_key is None:
-        raise RecordRejected("an open swarm has one cell")
-    try:
-        said = open_cells(record, swarm_of(rules.swarm), rules.root_public_key)
-    except RecordRejected:
-        raise
-    except HelixError as error:
-        raise RecordRejected(f"this number of cells does not hold: {error}") from error
-    if said.serial < rules.cells_serial:
-        raise RecordRejected("a newer number of cells is known here")

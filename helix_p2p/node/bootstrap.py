@@ -34,7 +34,7 @@ from helix_p2p.node.status import NodeStatus, plan_status
 from helix_p2p.node.swarm_view import member_statuses
 from helix_p2p.planning.plan import SignedPlan
 
-REVOCATIONS_POLL_S = 1.0
+ROOT_WORDS_POLL_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -104,12 +104,10 @@ class BootstrapNode:
             ):
                 node._here = here
                 node._announce()
-                tasks.start(node._watch_revocations(here, state))
+                tasks.start(node._watch_root_words(here, state))
                 if not config.open_swarm:
-                    keeper = CellKeeper(here, state.swarm_key(), config.cells, on_event)
-                    node._keeper = keeper
-                    tasks.start(keeper.count())
-                    tasks.start(keeper.survey())
+                    node._keeper = CellKeeper(here, on_event)
+                    tasks.start(node._keeper.run())
                 try:
                     yield node
                 finally:
@@ -143,10 +141,11 @@ class BootstrapNode:
             elsewhere=self._keeper.elsewhere if self._keeper else (),
         )
 
-    async def _watch_revocations(self, here: Presence, state: StateDir) -> None:
-        """Take up the lists that `helix-bootstrap revoke` leaves in the state folder."""
+    async def _watch_root_words(self, here: Presence, state: StateDir) -> None:
+        """Take up what `helix-bootstrap revoke` and `cells` leave in the state folder."""
         while True:
-            await asyncio.sleep(REVOCATIONS_POLL_S)
+            await asyncio.sleep(ROOT_WORDS_POLL_S)
+            here.cells.read_disk()
             try:
                 record = await asyncio.to_thread(state.revocations)
             except ConfigError as error:

@@ -107,7 +107,6 @@ class BootstrapConfig:
         model: Folder or `org/name` that the swarm serves.
         open_swarm: Let anybody in (and say that it is untrusted).
         invite_days: How long the printed invite holds.
-        cells: How many cells the swarm is to have; None leaves it to the number of its peers.
         timing: Membership's clockwork.
     """
 
@@ -116,5 +115,4 @@ class BootstrapConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     open_swarm: bool = False
     invite_days: float = 30.0
-    cells: int | None = None
     timing: MembershipTiming = field(default_factory=MembershipTiming)

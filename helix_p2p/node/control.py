@@ -12,16 +12,16 @@ from helix_p2p.errors import ProtocolError
 from helix_p2p.identity import Signed
 from helix_p2p.membership.credentials import Role
 from helix_p2p.membership.messages import (
-    CellsReply,
     FileReply,
-    GetCells,
     GetFile,
     GetMembers,
     GetPlan,
+    GetRootWords,
     GetStatus,
     MembersReply,
     PlanReply,
     Probe,
+    RootWords,
     StatusReply,
 )
 from helix_p2p.net.channel import Channel
@@ -41,7 +41,7 @@ class ControlService:
     Args:
         plan: A plan by hash, the highest adopted one for an empty hash.
         members: Announcements of a cell's members; of our own for None, this node's among them.
-        cells: The root's word on how many cells there are.
+        root_words: What the root said later than the asker knows.
         files: The model's shared files by name, `manifest.json` among them.
         status: How this node is, as JSON.
     """
@@ -51,7 +51,7 @@ class ControlService:
         *,
         plan: Callable[[bytes], Signed | None],
         members: Callable[[int | None], Awaitable[tuple[Signed, ...]]],
-        cells: Callable[[], Signed | None],
+        root_words: Callable[[GetRootWords], RootWords],
         files: Mapping[str, bytes],
         status: Callable[[], bytes],
     ) -> None:
@@ -59,7 +59,7 @@ class ControlService:
         """Set where layers are served: answers those who check what is computed here."""
         self._plan = plan
         self._members = members
-        self._cells = cells
+        self._root_words = root_words
         self._files = files
         self._status = status
 
@@ -77,8 +77,8 @@ class ControlService:
                 return PlanReply(self._plan(wanted)), b""
             case GetMembers(_, cell):
                 return MembersReply(await self._members(cell)), b""
-            case GetCells():
-                return CellsReply(self._cells()), b""
+            case GetRootWords():
+                return self._root_words(message), b""
             case GetFile(name):
                 body = self._files.get(name)
                 return FileReply(name, body is not None), body or b""

@@ -11,7 +11,7 @@ class NodeEvent:
 
     Attributes:
         name: Stable and machine-readable: `joined`, `state`, `plan`, `waiting`, `planner`,
-            `member-joined`, `member-lost`, `measured`, `clock`, `trouble`.
+            `member-joined`, `member-lost`, `measured`, `clock`, `moving`, `advice`, `trouble`.
         text: The same in words, one line.
         data: JSON-able details.
     """

@@ -7,6 +7,7 @@ Always: what is announced was measured on this device with this model's shapes; 
 planner finds to fit into the announced memory fits into the real one.
 """
 
+import gc
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from helix_p2p.cluster.profile import SpeedProfile
 from helix_p2p.engine.architecture import read_architecture
 from helix_p2p.engine.hardware import Hardware, find_hardware
 from helix_p2p.engine.hashes import Refetch, WeightGuard
+from helix_p2p.engine.memory import release_cached, trim_heap
 from helix_p2p.engine.profile import speed_of
 from helix_p2p.engine.quantised import Quantisation, check_computable
 from helix_p2p.engine.spec import spec_of
@@ -85,6 +87,13 @@ def lend(
         memory_bytes=engine_config.memory_bytes,
         speed=speed,
     )
+
+
+def give_back(device: str) -> None:
+    """Let go of what the peers that ended in this process held on a device."""
+    gc.unfreeze()  # what was there when a peer began was set aside
+    release_cached(torch.device(device))
+    trim_heap()
 
 
 def measured_event(loan: Loan) -> NodeEvent:

@@ -13,7 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from helix_p2p import codec
-from helix_p2p.errors import Cancelled, CapacityError, DecodeError, HelixError, SolverError
+from helix_p2p.errors import (
+    Cancelled,
+    CapacityError,
+    DeadlineExceeded,
+    DecodeError,
+    HelixError,
+    SolverError,
+)
 from helix_p2p.identity import Signed
 from helix_p2p.membership.adoption import HighWater
 from helix_p2p.membership.effects import (
@@ -76,7 +83,11 @@ def solve(job: StartPlanning, cancelled: Callable[[], bool]) -> Placement:
 
 
 async def read_members(directory: Directory, keys: Sequence[str]) -> tuple[Signed, ...]:
-    """Every record that is found under these keys; what fails is left out."""
+    """Every record that is found under these keys; what fails is left out.
+
+    Raises:
+        DeadlineExceeded: Nothing could be looked up.
+    """
     found = await asyncio.gather(*(directory.look_up(key) for key in keys), return_exceptions=True)
     records: list[Signed] = []
     for values in found:
@@ -86,6 +97,8 @@ async def read_members(directory: Directory, keys: Sequence[str]) -> tuple[Signe
         for value in values.values():
             with contextlib.suppress(DecodeError):
                 records.append(codec.decode(value, Signed, limit_bytes=RECORD_LIMIT_BYTES))
+    if keys and all(isinstance(values, BaseException) for values in found):
+        raise DeadlineExceeded("the DHT does not answer")
     return tuple(records)
 
 
@@ -206,7 +219,11 @@ class MembershipDriver:
             )
 
     async def _look_up(self, keys: Sequence[str]) -> None:
-        self.on_records(await read_members(self._directory, keys))
+        try:
+            records = await read_members(self._directory, keys)
+        except DeadlineExceeded:
+            records = ()
+        self.on_records(records)
 
     async def _persist(self, mark: HighWater) -> None:
         try:

@@ -285,7 +285,7 @@ class PeerNode:
             await asyncio.sleep(CELLS_POLL_S)
             if here.should_move:
                 await asyncio.sleep(random() * self.config.move_within_s)
-                if here.should_move:
+                if here.should_move and await here.may_come_back():
                     self._on_event(NodeEvent("moving", "moving to another cell of the swarm"))
                     self.moves.set()
 

@@ -12,8 +12,9 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from helix_p2p.errors import (
     HandshakeRefused,
@@ -27,7 +28,13 @@ from helix_p2p.membership.cells import cell_id, cell_of
 from helix_p2p.membership.credentials import Role
 from helix_p2p.membership.effects import Effect, MemberMessage
 from helix_p2p.membership.member import Member
-from helix_p2p.membership.messages import GetMembers, Hello, MembersReply
+from helix_p2p.membership.messages import (
+    GetMembers,
+    GetRootWords,
+    Hello,
+    MembersReply,
+    RootWords,
+)
 from helix_p2p.membership.own import MemberConfig
 from helix_p2p.membership.records import RecordRules, allowed_keys, check_record, member_keys
 from helix_p2p.net.channel import Membership
@@ -41,8 +48,10 @@ from helix_p2p.node.background import background
 from helix_p2p.node.cells import CellsKnown
 from helix_p2p.node.config import NetworkConfig
 from helix_p2p.node.control import ControlService
+from helix_p2p.node.elsewhere import Elsewhere
 from helix_p2p.node.joining import Belonging
 from helix_p2p.node.membership import MembershipDriver, now, read_members
+from helix_p2p.node.root_words import ASK_S, ask_at_start, keep_asking
 from helix_p2p.node.state import StateDir
 from helix_p2p.node.status import NodeStatus, encode_status
 from helix_p2p.types import PeerId
@@ -54,8 +63,7 @@ log = logging.getLogger(__name__)
 MEMBER_LINKS = LinkOptions(heartbeat_s=2.0, silence_s=8.0, payload_limit_bytes=0)
 MEMBER_LINK_IDLE_S = 30.0
 REMEMBER_S = 15.0
-ELSEWHERE_KEPT_S = 10.0
-"""How long the members of another cell are told from memory."""
+WAYS_IN_TRIED = 4
 ASKED_OF_BEFORE = 16
 """Of those known from before: enough that some are there still, and honest."""
 MEMBERS_LIMIT_BYTES = MESSAGE_LIMIT_BYTES // 2
@@ -108,14 +116,14 @@ class Presence:
         self.cells = cells
         self.cell = place.cell_among(cells.count)
         self._swarm = swarm = cell_id(place.belonging.swarm, self.cell)
-        self._directory = directory
-        self._elsewhere: dict[int, tuple[float, tuple[Signed, ...]]] = {}
-        self._asking_elsewhere = asyncio.Lock()
+        self.elsewhere = Elsewhere(
+            lambda cell: read_members(directory, member_keys(cell_id(place.belonging.swarm, cell)))
+        )
         self._started_s = time.monotonic()
         self.transport = transport
         self.member = Member(place.member(swarm), random.Random(), now())
-        self.anyone = self._membership()
-        self.members_only = self.anyone.requiring(Role.PEER)
+        self.anyone = self._membership(place.belonging.swarm)
+        self.members_only = self._membership(swarm).requiring(Role.PEER)
         self.requests = Requests(transport, self.anyone)
         self.links = LinkPool(
             transport,
@@ -128,11 +136,12 @@ class Presence:
         )
         self.driver = MembershipDriver(self.member, self, directory, place.state, swarm, observe)
         self._known = _addresses_by_peer(_ways_in(place.belonging, place.network, place.state))
+        self._named = list(_addresses_by_peer(place.belonging.bootstrap))
         self._last_sent_s: dict[PeerId, float] = {}
         self.control = ControlService(
             plan=self._plan,
             members=self._members_of,
-            cells=lambda: cells.record,
+            root_words=self._root_words,
             files=place.files,
             status=lambda: encode_status(status()),
         )
@@ -181,9 +190,8 @@ class Presence:
                 if isinstance(reply, MembersReply):
                     self.driver.on_records(reply.announcements)
 
-        named = _addresses_by_peer(self._place.belonging.bootstrap)
-        before = [peer for peer in self._known if peer not in named]
-        asked = [*named, *random.sample(before, min(len(before), ASKED_OF_BEFORE))]
+        before = [peer for peer in self._known if peer not in self._named]
+        asked = [*self._named, *random.sample(before, min(len(before), ASKED_OF_BEFORE))]
         await asyncio.gather(*(ask(peer) for peer in asked if peer != self.member.peer_id))
 
     async def keep_house(self) -> None:
@@ -212,10 +220,10 @@ class Presence:
         else:
             self.driver.on_unreachable(peer)
 
-    def _membership(self) -> Membership:
-        """Whom we talk to: members of our swarm whose invite holds and who were not convicted."""
-        belonging, trust = self._place.belonging, self.member.trust
-        usual = Membership.of(lambda: replace(belonging.admission(), revoked=trust.revoked))
+    def _membership(self, swarm: str) -> Membership:
+        """Whom we talk to: who is of the swarm (or cell), was not revoked and not convicted."""
+        ours, trust = replace(self._place.belonging.admission(), swarm=swarm), self.member.trust
+        usual = Membership.of(lambda: replace(ours, revoked=trust.revoked))
 
         def check(peer: PeerId, hello: Hello) -> frozenset[Role]:
             if peer in trust.proofs:  # also in an open swarm, where certificates say nothing
@@ -238,18 +246,46 @@ class Presence:
             return (self.member.record, *_some(self.member.records()))
         if not 0 <= cell < self.cells.count:
             raise InvalidRequest(f"there are {self.cells.count} cells, and none is {cell}")
-        return _some(await self.look_into(cell))
+        return _some(await self.elsewhere.members(cell))
 
-    async def look_into(self, cell: int) -> tuple[Signed, ...]:
-        """The members of another cell, as the DHT names them."""
-        async with self._asking_elsewhere:
-            fresh_s, kept = time.monotonic() - ELSEWHERE_KEPT_S, self._elsewhere
-            self._elsewhere = kept = {c: seen for c, seen in kept.items() if seen[0] > fresh_s}
-            if cell not in kept:
-                swarm = cell_id(self._place.belonging.swarm, cell)
-                records = await read_members(self._directory, member_keys(swarm))
-                kept[cell] = (time.monotonic(), records)
-            return kept[cell][1]
+    # ── the root's words ─────────────────────────────────────────────────────────────────────
+
+    def _root_words(self, asked: GetRootWords) -> RootWords:
+        cells, trust = self.cells, self.member.trust
+        return RootWords(
+            cells.record if cells.serial > asked.cells else None,
+            trust.revocations if trust.serial > asked.revocations else None,
+        )
+
+    async def ask_root_words(self, peer: PeerId) -> RootWords | None:
+        """Ask a node what the root said, and take it; None when it does not answer."""
+        asked = GetRootWords(self.cells.serial, self.member.trust.serial)
+        try:
+            reply, _ = await self.ask(peer, asked, timeout_s=ASK_S)
+        except HelixError as error:
+            log.info("%s does not tell the root's words: %s", peer, error)
+            return None
+        if not isinstance(reply, RootWords):
+            return None
+        if reply.cells is not None:
+            await self.cells.take(reply.cells)
+        if reply.revocations is not None:
+            self.driver.on_revocations(reply.revocations)
+        return reply
+
+    async def may_come_back(self) -> bool:
+        """Whether who leaves now and starts again finds a way in."""
+        ways_in = random.sample(list(self._known), min(len(self._known), WAYS_IN_TRIED))
+        return any([await self.ask_root_words(peer) is not None for peer in ways_in])
+
+    def share_root_words(self) -> Coroutine[Any, Any, None]:
+        """Ask somebody every minute what the root said, until cancelled."""
+        return keep_asking(
+            self.ask_root_words,
+            ways_in=[peer for peer in self._named if peer != self.member.peer_id],
+            members=lambda: self.member.view.ring,
+            nodes=self.nodes,
+        )
 
 
 @contextlib.asynccontextmanager
@@ -306,7 +342,6 @@ async def presence(
             usual,
             revoked=trust.revoked,
             revocations_serial=trust.serial,
-            cells_serial=here.cells.serial,
         )
 
     async with contextlib.AsyncExitStack() as stack:
@@ -318,18 +353,23 @@ async def presence(
             may_be_first=not belonging.bootstrap,
         )
         stack.push_async_callback(directory.close)
-        cells = CellsKnown(belonging, place.state, directory)
-        await cells.begin()
+        cells = CellsKnown(belonging, place.state)
+        if belonging.trusted and place.roams:
+            ours = Membership.of(belonging.admission)
+            ways_in = _addresses_by_peer(_ways_in(belonging, place.network, place.state))
+            await ask_at_start(transport, ours, ways_in, cells)
         here = Presence(place, transport, directory, cells, observe, status)
         await stack.enter_async_context(here.requests)
         await stack.enter_async_context(here.links)
         stack.push_async_callback(here.driver.close)
+        stack.push_async_callback(here.elsewhere.close)
         await serve_requests(transport, here.anyone, here.control.answer)
         tasks = await stack.enter_async_context(background())
         tasks.start(here.driver.run())
         tasks.start(here.introduce())
         tasks.start(here.keep_house())
-        tasks.start(cells.run(here.nodes))
+        if belonging.trusted:
+            tasks.start(here.share_root_words())
         tasks.start(_watch_daemon(transport))
         yield here
 

@@ -23,6 +23,7 @@ from typing import Self, TypeVar
 from helix_p2p import codec
 from helix_p2p.errors import ConfigError, DecodeError
 from helix_p2p.identity import Identity, Signed
+from helix_p2p.membership.cell_count import later_of
 from helix_p2p.membership.cells import swarm_of
 from helix_p2p.membership.revocations import newer_of
 
@@ -131,14 +132,12 @@ class StateDir:
         change_revocations(self.path, lambda held: newer_of(record, held))
 
     def cells(self) -> Signed | None:
-        """The root's last word on how many cells there are; a damaged one is asked for again."""
-        with contextlib.suppress(ConfigError):
-            return read_value(self.path / CELLS_FILE, Signed)
-        return None
+        """The root's last word on how many cells there are."""
+        return read_value(self.path / CELLS_FILE, Signed)
 
     def keep_cells(self, record: Signed) -> None:
-        """Keep the root's word for the next start."""
-        write_value(self.path / CELLS_FILE, record)
+        """Keep the root's word for the next start, unless a later one lies there already."""
+        change_cells(self.path, lambda held: later_of(record, held))
 
     def known_peers(self) -> tuple[str, ...]:
         """Multiaddrs that led into the swarm before; a damaged list counts as empty."""
@@ -151,10 +150,12 @@ class StateDir:
         write_value(self.path / KNOWN_PEERS_FILE, addresses[:_KNOWN_PEERS_KEPT])
 
 
-def change_revocations(path: Path, change: Callable[[Signed | None], Signed]) -> Signed:
-    """Replace the list in a state folder by what `change` makes of it.
+Change = Callable[[Signed | None], Signed]
+"""From what the root said last to what it says now."""
 
-    The operator's command does it beside the running node, so both take turns at a lock.
+
+def change_revocations(path: Path, change: Change) -> Signed:
+    """Replace the list of revocations in a state folder by what `change` makes of it.
 
     Returns:
         What lies there now.
@@ -162,18 +163,26 @@ def change_revocations(path: Path, change: Callable[[Signed | None], Signed]) ->
     Raises:
         ConfigError: The list is damaged, or the disk refused; the old list stands.
     """
+    return _change(path, REVOCATIONS_FILE, change)
+
+
+def change_cells(path: Path, change: Change) -> Signed:
+    """Likewise the number of cells."""
+    return _change(path, CELLS_FILE, change)
+
+
+def _change(path: Path, name: str, change: Change) -> Signed:
+    """The operator's command does it beside the running node, so both take turns at a lock."""
     try:
-        turn = os.open(
-            path / f"{REVOCATIONS_FILE}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+        turn = os.open(path / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise _unusable(path, error) from error
     try:
         fcntl.flock(turn, fcntl.LOCK_EX)
-        held = read_value(path / REVOCATIONS_FILE, Signed)
+        held = read_value(path / name, Signed)
         changed = change(held)
         if changed != held:
-            write_value(path / REVOCATIONS_FILE, changed)
+            write_value(path / name, changed)
         return changed
     finally:
         os.close(turn)

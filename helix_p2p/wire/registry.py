@@ -28,8 +28,8 @@ Message = (
     | m.PushProof
     | m.PushRevocations
     | m.Heartbeat
-    | m.GetCells
-    | m.CellsReply
+    | m.GetRootWords
+    | m.RootWords
     | s.Generate
     | s.Cancel
     | s.Delivered
@@ -67,8 +67,8 @@ TYPE_OF_NUMBER: dict[int, type[Message]] = {
     18: m.PushProof,
     19: m.PushRevocations,
     20: m.Heartbeat,
-    21: m.GetCells,
-    22: m.CellsReply,
+    21: m.GetRootWords,
+    22: m.RootWords,
     32: s.Generate,
     33: s.Cancel,
     34: s.Delivered,

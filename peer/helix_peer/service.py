@@ -9,14 +9,16 @@ finish or move; the second ends at once. The libp2p daemon ends with the peer ei
 
 import asyncio
 import contextlib
+from dataclasses import replace
 
 from helix_p2p.cli.control import serving_status
 from helix_p2p.cli.events import EventPrinter
 from helix_p2p.cli.ports import check_port_is_free
 from helix_p2p.cli.running import StopRequest, run_service
-from helix_p2p.errors import PeerUnreachable
+from helix_p2p.errors import HelixError, InviteError, ModelError
 from helix_p2p.node.config import PeerConfig
 from helix_p2p.node.events import NodeEvent
+from helix_p2p.node.lending import give_back
 from helix_p2p.node.peer import PeerNode
 from helix_p2p.node.status import encode_status
 
@@ -33,20 +35,27 @@ def serve(config: PeerConfig, *, as_json: bool) -> None:
     printer = EventPrinter(as_json=as_json)
 
     async def service(stop: StopRequest) -> None:
-        await _live(config, printer, stop)
+        memory_bytes, device = await _live(config, printer, stop)
+        # What was lent is lent again: what of it is not given back yet would count as taken.
+        again = replace(config, memory_bytes=memory_bytes)
         while not stop.asked:
+            stop.beginning()
+            await asyncio.to_thread(give_back, device)
             try:
-                await _live(config, printer, stop)
-            except PeerUnreachable as error:  # it was in, so there is somebody to wait for
+                await _live(again, printer, stop)
+            except (InviteError, ModelError):
+                raise
+            except HelixError as error:  # it was in, so there is somebody to wait for
                 text = f"{error.message}; trying again in {REJOIN_S:g} s"
                 printer.show(NodeEvent("trouble", text, {"code": error.code}))
+                stop.begun()
                 await stop.wait(REJOIN_S)
 
     run_service(service)
 
 
-async def _live(config: PeerConfig, printer: EventPrinter, stop: StopRequest) -> None:
-    """In one cell, until it is asked to stop or to move."""
+async def _live(config: PeerConfig, printer: EventPrinter, stop: StopRequest) -> tuple[int, str]:
+    """In one cell, until it is asked to stop or to move; how many bytes it lent, and where."""
     async with (
         PeerNode.running(config, printer.show) as node,
         serving_status(config.state_dir, lambda: encode_status(node.status())),
@@ -66,3 +75,4 @@ async def _live(config: PeerConfig, printer: EventPrinter, stop: StopRequest) ->
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+        return node.loan.memory_bytes, node.loan.hardware.device

@@ -57,8 +57,10 @@ async def test_swarm_is_split_while_it_serves_and_each_cell_covers_for_the_other
         async with Swarm.connect(await made.guest()) as swarm:
             assert await answer(swarm, first) == truth[first]
 
-            await made.stop("bootstrap")
-            await made.bootstrap("--cells=2")
+            split = await made.start(
+                "split", "helix-bootstrap", "cells", "2", f"--state-dir={tmp_path / 'bootstrap'}"
+            )
+            assert await split.process.wait() == 0
             moves = made.commands["moves"]
             await moves.wait_for(lambda e: e["event"] == "moving")
             moved = len(moves.events)

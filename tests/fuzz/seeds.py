@@ -184,9 +184,9 @@ def member_messages() -> list[object]:
         m.PushRevocations(revocations()),
         m.Heartbeat(1, 2),
         m.GetMembers(cell=3),
-        m.GetCells(),
-        m.CellsReply(cells()),
-        m.CellsReply(None),
+        m.GetRootWords(3, 4),
+        m.RootWords(cells(), revocations()),
+        m.RootWords(),
     ]
 
 

@@ -131,12 +131,10 @@ def _read_record(parts: tuple[str, str | None, bytes, float]) -> Any:
 
 def _dht_seeds() -> list[bytes]:
     found = []
-    of_the_root = {
-        revocations.REVOCATIONS_KIND: records.revocations_key(SWARM),
-        cell_count.CELLS_KIND: records.cells_key(SWARM),
-    }
-    for record in (*seeds.announcements()[:2], seeds.revocations(), seeds.cells()):
-        where = of_the_root.get(record.kind) or records.member_key(SWARM, record.signer)
+    for record in (*seeds.announcements()[:2], seeds.revocations()):
+        where = records.member_key(SWARM, record.signer)
+        if record.kind == revocations.REVOCATIONS_KIND:
+            where = records.revocations_key(SWARM)
         tree = msgspec.msgpack.decode(opened(record))
         found.append(codec.encode([where, record.signer, tree, 60.0]))
     return found

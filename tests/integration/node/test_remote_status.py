@@ -10,6 +10,7 @@ from helix_p2p.errors import InviteError, PeerUnreachable, ProtocolError
 from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership.credentials import swarm_id_of
 from helix_p2p.membership.invite import create_invite
+from helix_p2p.membership.messages import RootWords
 from helix_p2p.net.channel import Membership
 from helix_p2p.net.libp2p import Libp2pTransport
 from helix_p2p.net.requests import serve_requests
@@ -46,7 +47,7 @@ async def node() -> AsyncIterator[str]:
     service = ControlService(
         plan=lambda _hash: None,
         members=_nobody,
-        cells=lambda: None,
+        root_words=lambda _asked: RootWords(),
         files={},
         status=lambda: json.dumps(STATUS).encode(),
     )

@@ -14,6 +14,7 @@ from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership.credentials import open_swarm_id_of
 from helix_p2p.membership.crowd import LEAST
 from helix_p2p.membership.handshake import Admission
+from helix_p2p.membership.messages import RootWords
 from helix_p2p.membership.records import allowed_keys
 from helix_p2p.net.channel import Membership
 from helix_p2p.net.dht import Libp2pDirectory
@@ -73,7 +74,7 @@ async def liar(manifest: Manifest) -> AsyncIterator[str]:
     service = ControlService(
         plan=lambda _hash: None,
         members=members,
-        cells=lambda: None,
+        root_words=lambda _asked: RootWords(),
         files={},
         status=lambda: b"{}",
     )

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from helix_p2p.errors import PeerUnreachable
+from helix_p2p.errors import ConfigError, InviteError, PeerUnreachable
 from helix_p2p.node.config import NetworkConfig, PeerConfig
 from helix_peer import service
 
@@ -29,6 +30,9 @@ class Stop:
     def begun(self) -> None:
         pass
 
+    def beginning(self) -> None:
+        pass
+
     async def wait(self, timeout_s: float | None = None) -> bool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -42,6 +46,7 @@ class Node:
     def __init__(self) -> None:
         self.moves = asyncio.Event()
         self.left = 0
+        self.loan = SimpleNamespace(memory_bytes=7, hardware=SimpleNamespace(device="cpu"))
 
     async def leave(self) -> None:
         self.left += 1
@@ -59,7 +64,8 @@ def serve(monkeypatch: pytest.MonkeyPatch, folder: Path, *lives: Life) -> tuple[
     stops: list[Stop] = []
 
     @contextlib.asynccontextmanager
-    async def running(_config: PeerConfig, _on_event: Any) -> AsyncIterator[Node]:
+    async def running(config: PeerConfig, _on_event: Any) -> AsyncIterator[Node]:
+        assert config.memory_bytes == (7 if nodes else None)
         node = Node()
         rest.pop(0)(stops[0], node)
         nodes.append(node)
@@ -95,6 +101,14 @@ def stopped(stop: Stop, _node: Node) -> None:
     stop.ask()
 
 
+def port_is_taken(_stop: Stop, _node: Node) -> None:
+    raise ConfigError("the port is taken")
+
+
+def invite_expired(_stop: Stop, _node: Node) -> None:
+    raise InviteError("this invite expired")
+
+
 def nobody_answers(_stop: Stop, _node: Node) -> None:
     raise PeerUnreachable("nobody answers")
 
@@ -119,6 +133,20 @@ def test_peer_that_finds_nobody_on_its_way_tries_again(
     nodes, _ = serve(monkeypatch, tmp_path, moves, nobody_answers, nobody_answers, stopped)
     assert [node.left for node in nodes] == [1, 1]
     assert capsys.readouterr().out.count("nobody answers") == 2
+
+
+def test_peer_whose_port_is_not_free_yet_tries_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nodes, _ = serve(monkeypatch, tmp_path, moves, port_is_taken, stopped)
+    assert len(nodes) == 2
+
+
+def test_peer_whose_invite_has_expired_meanwhile_ends(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(InviteError):
+        serve(monkeypatch, tmp_path, moves, invite_expired)
 
 
 def test_peer_that_never_got_in_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -25,17 +25,17 @@ from helix_p2p.membership.credentials import open_swarm_id_of
 from helix_p2p.membership.handshake import Admission
 from helix_p2p.membership.invite import Invite
 from helix_p2p.membership.messages import (
-    CellsReply,
     FileReply,
-    GetCells,
     GetFile,
     GetMembers,
     GetPlan,
+    GetRootWords,
     Heartbeat,
     MembersReply,
     PlanReply,
     Probe,
     ProbeReply,
+    RootWords,
 )
 from helix_p2p.net.channel import Channel, Membership, accept_channel
 from helix_p2p.net.memory import MemoryNetwork, MemoryTransport
@@ -169,8 +169,8 @@ class FakePeer:
             case GetMembers(_, cell):
                 cell = self.cell if cell is None else cell
                 return MembersReply(self.swarm.announcements(cell)), b""
-            case GetCells():
-                return CellsReply(self.swarm.cells), b""
+            case GetRootWords():
+                return RootWords(self.swarm.cells), b""
             case GetFile(name):
                 body = self.files.get(name)
                 return FileReply(name, body is not None), body or b""

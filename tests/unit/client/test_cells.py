@@ -125,6 +125,24 @@ async def test_full_cell_is_left_for_one_with_room(fake: FakeSwarm) -> None:
         assert answer.pipeline[0][0] != full.peer_id
 
 
+async def test_full_cell_is_returned_to_where_no_other_serves(
+    fake: FakeSwarm,
+) -> None:
+    fake.cells = said(40)
+    for cell in (1, 2):
+        fake.kill(in_cell(fake, cell))
+    async with connect(fake) as swarm:
+        await swarm.refresh()
+        while not swarm.view.covered:
+            await swarm.refresh()
+        assert swarm.view.cell == 0
+        for _ in range(5):
+            swarm.view.refresh_soon(crowded=True)
+            await swarm.refresh()
+            assert swarm.view.cell == 0
+            assert swarm.view.covered
+
+
 async def test_swarm_whose_cells_are_all_down_says_so(
     fake: FakeSwarm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,14 +161,54 @@ async def test_number_of_cells_that_is_not_the_roots_is_not_believed(fake: FakeS
         assert swarm.view.cell == 0
 
 
-async def test_new_number_of_cells_is_followed(fake: FakeSwarm) -> None:
+async def test_new_number_of_cells_is_followed_when_the_peers_have_moved(
+    fake: FakeSwarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("helix_p2p.client.view.ROOT_ASKED_S", 0.0)
     fake.cells = None
-    async with connect(fake, 1) as swarm:
-        assert swarm.view.cell == 0
+    async with connect(fake) as swarm:
         fake.cells = said(CELLS)
         await swarm.refresh()
-        assert swarm.view.cell != 0  # as this client's chance has it
-        fake.cells = said(1, serial=2)
-        await swarm.refresh()
         assert swarm.view.cell == 0
-        await swarm.generate("hello", max_tokens=3)
+        monkeypatch.setattr("helix_p2p.client.cells.REDRAW_S", 0.0)
+        cells = set()
+        for serial in range(2, 30):
+            fake.cells = said(CELLS + serial % 2, serial=serial)
+            await swarm.refresh()
+            cells.add(swarm.view.cell)
+            await swarm.generate("hello", max_tokens=3)
+        assert cells == set(range(CELLS))
+
+
+async def test_peer_that_moved_away_is_asked_for_no_plan_any_more(fake: FakeSwarm) -> None:
+    for number in range(6):
+        async with connect(fake, number) as swarm:
+            home = swarm.view.cell
+            await fake.add(cell=home)
+            stays = fake.peers[-1]
+            in_cell(fake, home).cell = (home + 1) % CELLS
+            fake.epoch += 64
+            await swarm.refresh()
+            await swarm.refresh()
+            assert swarm.view.plan is not None
+            assert swarm.view.plan.plan.epoch == fake.epoch
+            assert stays.peer_id in swarm.view.members
+
+
+async def test_first_cell_is_seen_whole_when_only_peers_of_others_are_left_to_ask(
+    fake: FakeSwarm,
+) -> None:
+    """The bootstrap node is gone, and who is asked knows the first cell from the DHT."""
+    fake.cells = None
+    stays = in_cell(fake, 0)
+    await fake.add(cell=0)
+    moves = fake.peers[-1]
+    async with connect(fake) as swarm:
+        fake.kill(fake.peers[0])
+        moves.cell = 1
+        fake.epoch += 64
+        for _ in range(4):
+            await swarm.refresh()
+        assert swarm.view.plan is not None
+        assert swarm.view.plan.plan.epoch == fake.epoch
+        assert set(swarm.view.members) == {stays.peer_id}

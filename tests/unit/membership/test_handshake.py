@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from helix_p2p.errors import HandshakeRefused
+from helix_p2p.membership.cells import cell_id
 from helix_p2p.membership.credentials import ALL_ROLES, Role, certify, grant, swarm_id_of
 from helix_p2p.membership.handshake import Admission, check_hello
 from helix_p2p.membership.messages import Hello
@@ -56,3 +57,17 @@ def test_open_swarm_takes_anyone_of_the_same_model() -> None:
     open_admission = Admission("open-x", MANIFEST)
     hello = open_admission.hello(bytes(16))
     assert check(hello, open_admission, who=7) == ALL_ROLES
+
+
+def test_members_of_one_cell_let_in_only_their_own_though_the_certificate_is_the_swarms() -> None:
+    """Who crashed in one cell and came back in another is not taken for alive in the first."""
+    third, second = (
+        replace(ADMISSION, swarm=cell_id(ADMISSION.swarm, cell), credentials=CHAIN)
+        for cell in (3, 2)
+    )
+    assert check(third.hello(bytes(16)), third) == ALL_ROLES
+    for other in (second, ADMISSION):
+        with pytest.raises(HandshakeRefused, match="of the swarm"):
+            check(third.hello(bytes(16)), other)
+        with pytest.raises(HandshakeRefused, match="of the swarm"):
+            check(other.hello(bytes(16)), third)

@@ -7,7 +7,6 @@ import pytest
 from helix_p2p import codec
 from helix_p2p.errors import RecordRejected
 from helix_p2p.identity import Signed
-from helix_p2p.membership.cell_count import CELLS_KIND, CellCount, write_cells
 from helix_p2p.membership.cells import cell_id
 from helix_p2p.membership.credentials import (
     Role,
@@ -21,7 +20,6 @@ from helix_p2p.membership.records import (
     SHARDS,
     RecordRules,
     allowed_keys,
-    cells_key,
     check_record,
     member_key,
     member_keys,
@@ -167,7 +165,7 @@ def test_members_spread_evenly_over_the_shards() -> None:
         counts[shard_of(peer(number))] += 1
     assert min(counts) >= 10
     assert max(counts) <= 45
-    assert len(set(allowed_keys(SWARM))) == MOST_CELLS * SHARDS + 2
+    assert len(set(allowed_keys(SWARM))) == MOST_CELLS * SHARDS + 1
 
 
 # ── cells ──────────────────────────────────────────────────────────────────────────────────────
@@ -199,23 +197,5 @@ def test_certificate_of_the_swarm_holds_in_its_cells() -> None:
         )
 
 
-def test_number_of_cells_is_the_roots_word_and_never_falls_back() -> None:
-    swarm = swarm_id_of(ROOT.public_key)
-    rules = RecordRules(swarm, ROOT.public_key, cells_serial=5)
-    key = cells_key(swarm)
-    check(write_cells(ROOT, CellCount(5, 3)), key=key, subkey=ROOT.peer_id, rules=rules)
-    with pytest.raises(RecordRejected, match="newer number"):
-        check(write_cells(ROOT, CellCount(4, 2)), key=key, subkey=ROOT.peer_id, rules=rules)
-    for cells in (0, MOST_CELLS + 1, 2**40):
-        with pytest.raises(RecordRejected, match=f"not {cells}"):
-            check(write_cells(ROOT, CellCount(6, cells)), key=key, subkey=ROOT.peer_id, rules=rules)
-    forged = identity(1).sign(CELLS_KIND, swarm, codec.encode(CellCount(9, 200)))
-    with pytest.raises(RecordRejected, match="not signed by the swarm's root"):
-        check(forged, key=key, rules=rules)
-    with pytest.raises(RecordRejected, match="one cell"):
-        check(forged, key=cells_key(SWARM))
-
-
-def test_roots_words_stand_once_for_all_cells() -> None:
-    assert cells_key(cell_id(SWARM, 3)) == cells_key(SWARM)
+def test_revocations_stand_once_for_all_cells() -> None:
     assert revocations_key(cell_id(SWARM, 3)) == revocations_key(SWARM)
