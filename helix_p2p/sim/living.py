@@ -38,6 +38,7 @@ from helix_p2p.sim.directory import Directory
 from helix_p2p.sim.helix.setup import HelixSetup, StageSetup
 from helix_p2p.sim.loading import Loading
 from helix_p2p.sim.mind import LINK_KEPT_S, Hardware, Mind, identity_of
+from helix_p2p.sim.moving import START_S, Moves
 from helix_p2p.sim.native.engine import BrokenInvariant
 from helix_p2p.sim.native.peer import SimPeer
 from helix_p2p.sim.native.swarm import ServingRules, ServingSwarm, entries_of
@@ -86,6 +87,7 @@ class LivingSwarm(ServingSwarm):
         self._where = replay_hint or f"seed {seed}"
         self._rng = Random(f"living {seed}")
         self.parts = tuple(Cell(cell_id(SWARM, number), model) for number in range(cells))
+        self._cells = cells
         self._directory = Directory(SWARM, START_UNIX_S)
         self.minds: dict[PeerId, Mind] = {}
         for number, each in enumerate(hardware):
@@ -97,7 +99,8 @@ class LivingSwarm(ServingSwarm):
         stages = tuple(mind.stage(model) for _, mind in sorted(self.minds.items()))
         setup = HelixSetup(model.layers, model.activation_bytes, stages, ())
         super().__init__(setup, rules, seed)
-        self._loading = Loading(self.time, model, self.minds, self.peers, self._announce)
+        self._loading = Loading(self.time, model, self.minds, self.peers, self._tell_state)
+        self._moves = Moves(self, self.time, Random(f"moves {seed}"))
         for number, peer in enumerate(self.peers):
             self.time.after(BOOT_S * number / len(self.peers), self._boot, peer)
 
@@ -112,7 +115,7 @@ class LivingSwarm(ServingSwarm):
     @property
     def cells(self) -> int:
         """Into how many the swarm is parted."""
-        return len(self.parts)
+        return self._cells
 
     def entries(self, cell: int) -> list[EntryCandidate]:
         """Who serves layer 0 in a cell now, with the shares of its plan."""
@@ -147,11 +150,12 @@ class LivingSwarm(ServingSwarm):
                 mind.routed = mind.followed
                 peer.router.follow(mind.followed)
             epoch = member.plan.plan.epoch if member.plan is not None else 0
-            known = (member, member.serving_version, epoch)
+            known = (member, member.serving_version, epoch, mind.draining)
             if known == mind.seen:
                 return
             mind.seen = known
-            peer.do(peer.entry.see(member.serving(), {}, epoch, self.time.now_s))
+            now_s, draining = self.time.now_s, mind.draining
+            peer.do(peer.entry.see(member.serving(), {}, epoch, now_s, draining=draining))
 
     def crash(self, name: PeerId) -> None:
         """SIGKILL, of its membership too; its disk and its weights stay."""
@@ -175,6 +179,56 @@ class LivingSwarm(ServingSwarm):
             if mind.member is not None and self.time.now_s - talked_s < LINK_KEPT_S:
                 self._act(peer, mind.member.on_peer_lost(name, self._now(mind)))
 
+    # ── cells ────────────────────────────────────────────────────────────────────────────────
+
+    def part(self, cells: int, within_s: float) -> int:
+        """The operator's word: so many cells from now on, and who has to move does so.
+
+        Args:
+            cells: How many.
+            within_s: By when each begins to move.
+
+        Returns:
+            How many have to.
+        """
+        new = range(len(self.parts), cells)
+        self.parts += tuple(Cell(cell_id(SWARM, number), self.model) for number in new)
+        self._cells = cells
+        remember_for(len(self.parts))
+        where = {name: mind.cell for name, mind in self.minds.items()}
+        return self._moves.begin(where, self.parts[:cells], SWARM, within_s)
+
+    def drain(self, name: PeerId) -> None:
+        """It takes nothing new, and tells its cell."""
+        mind, peer = self.minds[name], self.peers[name]
+        if peer.alive and mind.member is not None:
+            mind.draining = True
+            peer.stage.serve(peer.layers, draining=True)
+            self._tell_state(name, PeerState.DRAINING)
+            self._see(peer)
+
+    def drained(self, name: PeerId) -> bool:
+        """Whether nothing runs there."""
+        peer = self.peers[name]
+        return not peer.alive or (peer.entry.idle and not peer.stage.sessions)
+
+    def end(self, name: PeerId) -> None:
+        """Last words, and its process ends."""
+        mind = self.minds[name]
+        if self.peers[name].alive and mind.member is not None:
+            self._act(name, mind.member.leave(self._now(mind)))
+            super().crash(name)
+            mind.crash()
+
+    def settle(self, name: PeerId, cell: Cell) -> None:
+        """It belongs into this cell from now on, and is up."""
+        if self.peers[name].alive:  # somebody started it again where it was
+            self.end(name)
+            self.time.after(START_S, self.settle, name, cell)
+            return
+        self.minds[name].move(cell)
+        self.restart(name)
+
     # ── membership ───────────────────────────────────────────────────────────────────────────
 
     def _now(self, mind: Mind) -> Now:
@@ -196,7 +250,7 @@ class LivingSwarm(ServingSwarm):
             Random(self._rng.getrandbits(64)),
             now,
         )
-        self._announce(name, PeerState.STANDBY)
+        self._tell_state(name, PeerState.STANDBY)
         self.time.after(self._rng.uniform(0, MEMBER_TICK_S), self._beat, name, mind.runs)
 
     def _beat(self, name: PeerId, run: int) -> None:
@@ -217,8 +271,9 @@ class LivingSwarm(ServingSwarm):
     def _tick(self, peer: SimPeer, life: int) -> None:
         """`_beat` gives the time to the serving machines as well."""
 
-    def _announce(self, name: PeerId, state: PeerState) -> None:
+    def _tell_state(self, name: PeerId, state: PeerState) -> None:
         mind, peer = self.minds[name], self.peers[name]
+        state = PeerState.DRAINING if mind.draining else state
         if mind.member is not None:
             own = OwnState(
                 state,
@@ -270,7 +325,7 @@ class LivingSwarm(ServingSwarm):
         other = self.minds.get(to)
         if other is None:
             return
-        if other.member is None:
+        if other.member is None or other.cell is not self.minds[name].cell:
             self._later(name, DIAL_FAILS_S, lambda m, now: m.on_unreachable(to, now))
             return
         size = len(codec.encode(message))

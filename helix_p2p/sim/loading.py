@@ -99,7 +99,7 @@ class Loading:
     def _serve(self, name: PeerId, layers: LayerRange | None, state: PeerState) -> None:
         peer = self._peers[name]
         peer.layers = layers
-        peer.stage.serve(layers)
+        peer.stage.serve(layers, draining=self._minds[name].draining)
         if layers is not None:
             free_bytes = self._minds[name].hardware.memory_bytes - self._model.weight_bytes(layers)
             peer.ledger.resize(max(0, free_bytes // max(1, self._model.kv_bytes_per_token)))

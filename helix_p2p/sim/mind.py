@@ -4,6 +4,7 @@ Always: the same number is the same peer in every run; a crash takes all but the
 weights.
 """
 
+from bisect import insort
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -56,6 +57,8 @@ class Mind:
         followed: Its plan.
         routed: The plan that its router follows.
         runs: How many have ended.
+        draining: Whether it is about to leave.
+        elsewhere: Disk and order of the cells that it left, by their ids.
         linked: Who talked to it, and when; these see its end.
         seen: What its entry machine was shown.
     """
@@ -74,6 +77,8 @@ class Mind:
     linked: dict[PeerId, float] = field(default_factory=dict)
     seen: tuple[object, ...] = ()
     prune_at: int = LEAST_LINKS
+    draining: bool = False
+    elsewhere: dict[str, tuple[bytes | None, PlanOrder | None]] = field(default_factory=dict)
 
     def stage(self, model: ModelSpec) -> StageSetup:
         """How fast its serving machine is; what it holds, plans say."""
@@ -92,7 +97,16 @@ class Mind:
         """What a killed process takes with it."""
         self.member, self.target = None, None
         self.followed, self.routed, self.seen = None, None, ()
+        self.draining = False
         self.runs += 1
+
+    def move(self, cell: Cell) -> None:
+        """It belongs into another cell from now on, and remembers what it did in this one."""
+        self.elsewhere[self.cell.swarm] = self.disk, self.order
+        self.cell.peers.remove(self.identity.peer_id)
+        insort(cell.peers, self.identity.peer_id)
+        self.cell = cell
+        self.disk, self.order = self.elsewhere.get(cell.swarm, (None, None))
 
 
 @cache

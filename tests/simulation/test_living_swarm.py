@@ -3,7 +3,7 @@
 import pytest
 
 from helix_p2p.errors import RecordRejected
-from helix_p2p.membership.cells import cell_id
+from helix_p2p.membership.cells import cell_id, cell_of
 from helix_p2p.membership.records import member_key
 from helix_p2p.sim.directory import Directory
 from helix_p2p.sim.helix.replay import HelixRun
@@ -133,3 +133,35 @@ def test_a_swarm_of_cells_replays_exactly() -> None:
         swarm.time.run(120.0)
         hashes.append((swarm.time.trace_hash(), swarm.time.events, work.outcome))
     assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_swarm_is_parted_anew_while_it_serves_and_no_request_fails(before: int, after: int) -> None:
+    swarm = swarm_of(40, 4, cells=before)
+    swarm.time.run(200.0)
+    work = asked(swarm, clients=6, seconds=200.0)
+    swarm.time.run(230.0)
+    moving = swarm.part(after, within_s=60.0)
+    assert 10 <= moving <= 30
+    swarm.time.run(500.0)
+    assert work.running == 0
+    assert work.outcome.finished >= 50
+    assert work.outcome.failed == work.outcome.refused == 0
+    assert swarm.one_plan()
+    assert len(swarm.planners()) == after
+    for number, cell in enumerate(swarm.parts):
+        assert cell.peers == sorted(p for p in swarm.minds if cell_of(p, SWARM, after) == number)
+
+
+def test_peers_that_crash_while_they_move_come_back_in_their_new_cell() -> None:
+    swarm = swarm_of(30, 4)
+    swarm.time.run(100.0)
+    swarm.part(3, within_s=30.0)
+    crashes = swarm.churn(share=1.0, every_s=60.0, until_s=150.0, away_s=10.0)
+    assert crashes > 10
+    swarm.time.run(300.0)
+    assert swarm.one_plan()
+    assert len(swarm.planners()) == 3
+    for number, cell in enumerate(swarm.parts):
+        assert all(cell_of(peer, SWARM, 3) == number for peer in cell.peers)
+        assert all(swarm.minds[peer].member is not None for peer in cell.peers)
