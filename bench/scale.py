@@ -2,7 +2,7 @@
 
 Every peer runs its production machines; a fifth of the peers crash per ten minutes and come back.
 With clients, requests come throughout; without, it is membership and planning alone. A large swarm
-is parted into cells (docs/adr/0029) as real peers part theirs, or into as many as are asked for.
+is parted into as many cells (docs/adr/0029) as bootstrap nodes advise, or as are asked for.
 
 Always: a row says how many virtual seconds were reached, which may be fewer than were asked for
 when the time allowed is over; rows of other sizes stay in the page as they were measured.
@@ -129,7 +129,7 @@ class Course:
         peers: How many.
         seconds: Virtual, after settling.
         clients: Who ask again and again; 0 for membership and planning alone.
-        cells: Into so many the swarm is parted; None for as many as real peers would have.
+        cells: Into so many the swarm is parted; None for as many as are advised.
         cpu_limit_s: It ends when so much CPU time is spent, settling included.
         seed: Of everything that is drawn.
     """

@@ -132,7 +132,7 @@ def _write_section(name: str, lines: list[str]) -> None:
 @click.option(
     "--cells",
     type=click.IntRange(1, MOST_CELLS),
-    help="With --scale: into so many cells; default: as many as real peers would have.",
+    help="With --scale: into so many cells; default: as many as are advised.",
 )
 @click.option(
     "--seconds",

@@ -20,13 +20,15 @@ from helix_p2p.sim.native.swarm import ServingSwarm
 from helix_p2p.sim.native.workload import Workload
 from helix_p2p.sim.volunteers import volunteers
 
-living = volunteers(80, 3)
-living.time.run(30.0)
-living.churn(0.2, 60.0, 90.0, 20.0)
+living, parted = volunteers(80, 3), volunteers(40, 3, cells=2)
+for swarm in (living, parted):
+    swarm.time.run(30.0)
+    swarm.churn(0.2, 60.0, 90.0, 20.0)
 serving = ServingSwarm(published_setup("single24/70b/ilp"), None, 1)
 print("compiled" if compiled.in_use() else "interpreted")
 for swarm, run in (
     (living, HelixRun(feed=5, seed=3, warm_up_s=0.0, duration_s=60.0)),
+    (parted, HelixRun(feed=5, seed=3, warm_up_s=0.0, duration_s=120.0)),
     (serving, HelixRun(feed=60, seed=1, warm_up_s=0.0, duration_s=40.0)),
 ):
     work = Workload(swarm, run)
