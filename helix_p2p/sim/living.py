@@ -125,7 +125,7 @@ class LivingSwarm(ServingSwarm):
 
     def planned(self) -> Iterable[EdgeFlow]:
         """Every flow of every cell's plan."""
-        return [flow for cell in self.parts for flow in cell.flows]
+        return [flow for cell in self.parts[: self._cells] for flow in cell.flows]
 
     def neighbours(self, name: PeerId) -> Iterable[SimPeer]:
         """Its cell: no stream leads out of it."""
@@ -394,8 +394,8 @@ class LivingSwarm(ServingSwarm):
     @property
     def planned_tokens_per_s(self) -> float:
         """What the cells' plans carry together."""
-        plans = [cell.placement for cell in self.parts if cell.placement is not None]
-        return sum(plan.value_mtokens_per_s for plan in plans) / MTOKENS
+        now = [cell.placement for cell in self.parts[: self._cells]]
+        return sum(plan.value_mtokens_per_s for plan in now if plan is not None) / MTOKENS
 
     def plans(self) -> dict[str, Counter[bytes]]:
         """By a cell's id, how many of its live peers hold which plan; b"" for none."""
