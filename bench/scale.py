@@ -23,6 +23,7 @@ from pathlib import Path
 
 from bench import compiled, pages
 from helix_p2p.membership.cells import cells_for
+from helix_p2p.node.config import MOVE_WITHIN_S
 from helix_p2p.sim.helix.replay import HelixRun
 from helix_p2p.sim.living import LivingSwarm
 from helix_p2p.sim.native.workload import Workload
@@ -65,6 +66,7 @@ class Growth:
         memory_gb: Most that the process held.
         when: Date, commit and machine.
         cells: Into how many the swarm is parted.
+        parted_from: Into how many it was at first; None where that stayed.
         planned_tokens_per_s: Max flow of the cells' plans at the end, together; None where it was
             not looked at.
     """
@@ -86,6 +88,7 @@ class Growth:
     when: str
     cells: int = 1
     planned_tokens_per_s: float | None = None
+    parted_from: int | None = None
 
     def row(self) -> str:
         """For the table."""
@@ -95,7 +98,7 @@ class Growth:
         planned = self.planned_tokens_per_s
         columns = (
             self.peers,
-            self.cells,
+            self.cells if self.parted_from is None else f"{self.parted_from} → {self.cells}",
             f"{self.seconds:.0f}",
             f"{100 * self.one_plan:.1f} %",
             self.crashes,
@@ -130,6 +133,8 @@ class Course:
         seconds: Virtual, after settling.
         clients: Who ask again and again; 0 for membership and planning alone.
         cells: Into so many the swarm is parted; None for as many as are advised.
+        parted_into: Cells of which the operator speaks when it has settled; peers move within a
+            quarter of an hour. None for no such word.
         cpu_limit_s: It ends when so much CPU time is spent, settling included.
         seed: Of everything that is drawn.
     """
@@ -138,6 +143,7 @@ class Course:
     seconds: float
     clients: int
     cells: int | None = None
+    parted_into: int | None = None
     cpu_limit_s: float = 600.0
     seed: int = 0
 
@@ -178,6 +184,8 @@ def grow(course: Course, watch: Callable[[Growth], None] | None = None) -> Growt
         )
         work = Workload(swarm, run)
         work.start()
+    if course.parted_into is not None:
+        swarm.part(course.parted_into, MOVE_WITHIN_S)
     while True:
         swarm.time.run(min(swarm.time.now_s + SLICE_S, end_s))
         pages.enlarge()
@@ -199,6 +207,7 @@ class _Before:
         self.messages = swarm.said.total()
         self.solved = swarm.solved
         self.crashed = swarm.crashed
+        self.cells = swarm.cells
 
     def growth(
         self, course: Course, swarm: LivingSwarm, work: Workload | None, spent_s: float
@@ -231,6 +240,7 @@ class _Before:
             when=_when(),
             cells=swarm.cells,
             planned_tokens_per_s=swarm.planned_tokens_per_s,
+            parted_from=None if course.parted_into is None else self.cells,
         )
 
 
@@ -267,8 +277,8 @@ def keep(growth: Growth) -> None:
     PAGE.write_text(_page(rows), encoding="utf-8")
 
 
-def _key(growth: Growth) -> tuple[int, int, bool]:
-    return (growth.peers, growth.cells, growth.clients > 0)
+def _key(growth: Growth) -> tuple[int, int, int, bool]:
+    return (growth.peers, growth.cells, growth.parted_from or 0, growth.clients > 0)
 
 
 def _kept() -> list[Growth]:
@@ -293,12 +303,15 @@ def _page(rows: list[Growth]) -> str:
 
 
 def _size(row: Growth) -> str:
+    if row.parted_from is not None:
+        return f"{row.peers} peers parted from {row.parted_from} into {row.cells} cells"
     return f"{row.peers} peers in {row.cells} cells" if row.cells > 1 else f"{row.peers} peers"
 
 
 def _growth_of(rows: list[Growth]) -> list[str]:
     """How bytes grow between the smallest and the largest size, each in as many cells as it has."""
-    usual = [row for row in rows if row.cells == cells_for(row.peers, 1)]
+    settled = [row for row in rows if row.parted_from is None]
+    usual = [row for row in settled if row.cells == cells_for(row.peers, 1)]
     if not usual:
         return []
     small, large = usual[0], usual[-1]
@@ -324,7 +337,9 @@ plan that most of their cell hold at that moment: who came back just now still a
 "Planned" is the max flow of all cells' plans together. `./scripts/bench sim --scale --docs
 --peers N --seconds S --clients C` measures a row, which ends early, with the virtual seconds
 reached, when its CPU minutes are spent (`--cpu-minutes`, 10); `--cells` forces the number of
-cells. CPU seconds depend on who shares the machine; bytes and messages do not.
+cells, and with `--part-into` the operator asks for another number once the swarm has settled, so
+that peers move (1 → 2) while it serves. CPU seconds depend on who shares the machine; bytes and
+messages do not.
 With `--compiled` the same core runs as machine code
 ([ADR 27](adr/0027-the-core-compiled-for-simulations.md)); below, each row says which it was.
 

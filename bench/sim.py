@@ -135,6 +135,11 @@ def _write_section(name: str, lines: list[str]) -> None:
     help="With --scale: into so many cells; default: as many as are advised.",
 )
 @click.option(
+    "--part-into",
+    type=click.IntRange(1, MOST_CELLS),
+    help="With --scale: so many cells once it has settled; who has to move does so meanwhile.",
+)
+@click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=120.0,
@@ -160,6 +165,7 @@ def main(
     scale: bool,
     peers: tuple[int, ...],
     cells: int | None,
+    part_into: int | None,
     seconds: float,
     clients: int,
     cpu_minutes: float,
@@ -170,7 +176,8 @@ def main(
         _targets(rows, docs=docs)
     elif scale:
         courses = [
-            Course(size, seconds, clients, cells, 60 * cpu_minutes) for size in peers or (30, 100)
+            Course(size, seconds, clients, cells, part_into, 60 * cpu_minutes)
+            for size in peers or (30, 100)
         ]
         _grow(courses, docs=docs)
     else:

@@ -299,7 +299,8 @@ class ClientSession:
         if self._attempts >= self._limits.attempts:
             return self._end(error=error)
         asked = self._next_peer(now_s)
-        return [RefreshView(crowded=isinstance(error, errors.Busy) and not asked), *asked]
+        no_room = isinstance(error, errors.CapacityError)
+        return [RefreshView(crowded=no_room and not asked), *asked]
 
     def _next_peer(self, now_s: float) -> list[Effect]:
         peer = self._choice.pick(now_s, self._tried, self._known)

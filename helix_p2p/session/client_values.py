@@ -93,7 +93,7 @@ class RefreshView:
     """Something failed: ask the swarm for its plan and members again.
 
     Attributes:
-        crowded: Nobody who is known had room.
+        crowded: Nobody who is known had room, or could serve at all.
     """
 
     crowded: bool = False

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from helix_p2p.client.swarm import Swarm
-from helix_p2p.errors import Busy, NoRoute
+from helix_p2p.errors import Busy, HelixError, NoRoute, SwarmTooSmall
 from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership.cell_count import CellCount, write_cells
 from helix_p2p.membership.invite import create_invite
@@ -117,10 +117,20 @@ async def test_answer_goes_on_in_another_cell_when_its_own_dies(fake: FakeSwarm)
         assert answer.pipeline[0][0] != first.peer_id
 
 
-async def test_full_cell_is_left_for_one_with_room(fake: FakeSwarm) -> None:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Busy("full", retry_after_s=0.05),
+        SwarmTooSmall(missing_bytes=1, usable_peers=1, total_peers=1),
+        NoRoute("a layer is held by nobody", retry_after_s=0.05),
+    ],
+)
+async def test_cell_that_is_full_or_lost_a_layer_is_left_for_one_that_serves(
+    fake: FakeSwarm, refusal: HelixError
+) -> None:
     async with connect(fake) as swarm:
         full = in_cell(fake, swarm.view.cell)
-        full.refusal = Busy("full", retry_after_s=0.05)
+        full.refusal = refusal
         answer = await swarm.generate("hello", max_tokens=3)
         assert answer.pipeline[0][0] != full.peer_id
 
