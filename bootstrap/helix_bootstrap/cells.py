@@ -4,7 +4,8 @@ As with revocations, the command signs the number with the swarm's root key and 
 state folder, where the running node takes it up within a second or two; a node that does not run
 takes it up at its next start.
 
-Always: a later word replaces an earlier one; saying the number that holds changes nothing.
+Always: a later word replaces an earlier one; where a node runs, saying the number that holds
+changes nothing; nobody is moved into tiny cells by a slip of the finger.
 """
 
 import json
@@ -12,14 +13,17 @@ import time
 from pathlib import Path
 
 import click
+import msgspec
 
 from helix_bootstrap.invites import root_of
 from helix_p2p.cli.control import ask_status
 from helix_p2p.cli.units import format_size
-from helix_p2p.errors import HelixError
+from helix_p2p.errors import ConfigError, HelixError
 from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership.cell_count import CellCount, open_cells, write_cells
+from helix_p2p.membership.cells import CELL_SPARSE
 from helix_p2p.node.state import CELLS_FILE, change_cells, read_value
+from helix_p2p.node.status import CellStatus, NodeStatus
 
 _OPEN = "this swarm is open, so it has one cell: nobody can say for all that it has more"
 
@@ -34,29 +38,36 @@ def print_cells(state_dir: Path, *, as_json: bool) -> None:
     _print(_read(read_value(state_dir / CELLS_FILE, Signed), swarm, root), as_json=as_json)
 
 
-def set_cells(state_dir: Path, number: int, *, as_json: bool) -> None:
+def set_cells(state_dir: Path, number: int, *, force: bool, as_json: bool) -> None:
     """Sign and leave a number; say what follows.
 
+    Args:
+        state_dir: A bootstrap node's.
+        number: Of cells.
+        force: Even if cells come out small.
+        as_json: For programs.
+
     Raises:
-        ConfigError: No invite-only swarm has its root here.
+        ConfigError: No invite-only swarm has its root here, or the cells would be small.
     """
     root, swarm = root_of(state_dir, _OPEN)
-    before = _read(read_value(state_dir / CELLS_FILE, Signed), swarm, root)
+    lend = _lent(state_dir)
+    if lend is not None and number > 1 and not force:
+        _check_worth(lend, number)
+    changed = False
 
     def change(held: Signed | None) -> Signed:
-        nonlocal before
+        nonlocal changed
         before = _read(held, swarm, root)
-        if held is not None and before.cells == number:
-            return held
+        if before.cells == number and lend is not None:  # the running node knows the latest word
+            return held if held is not None else write_cells(root, CellCount(0, number))
+        changed = True
         # The clock keeps words apart that two bootstrap nodes of one swarm say.
         return write_cells(root, CellCount(max(before.serial + 1, int(time.time())), number))
 
-    if before.cells != number:
-        change_cells(state_dir, change)
-    after = _read(read_value(state_dir / CELLS_FILE, Signed), swarm, root)
-    _print(after, as_json=as_json)
+    _print(_read(change_cells(state_dir, change), swarm, root), as_json=as_json)
     if not as_json:
-        click.echo(_what_follows(state_dir, before.cells, number), err=True)
+        click.echo(_what_follows(lend, number) if changed else "nothing changed", err=True)
 
 
 def _print(said: CellCount, *, as_json: bool) -> None:
@@ -72,16 +83,37 @@ def _read(record: Signed | None, swarm: str, root: Identity) -> CellCount:
     return open_cells(record, swarm, root.public_key)
 
 
-def _what_follows(state_dir: Path, before: int, number: int) -> str:
-    if before == number:
-        return "nothing changed"
+def _lent(state_dir: Path) -> CellStatus | None:
+    """What all peers lend together, as the node sees it that runs here; None where none does."""
     try:
-        status = ask_status(state_dir)
-    except HelixError:
+        status = msgspec.convert(ask_status(state_dir), NodeStatus)
+    except (HelixError, msgspec.ValidationError):
+        return None
+    own = [member for member in status.members if member.memory_bytes > 0]
+    return CellStatus(
+        cell=0,
+        peers=len(own) + sum(other.peers for other in status.elsewhere),
+        serving=0,
+        memory_bytes=sum(member.memory_bytes for member in own)
+        + sum(other.memory_bytes for other in status.elsewhere),
+    )
+
+
+def _check_worth(lent: CellStatus, number: int) -> None:
+    if lent.peers < number * CELL_SPARSE:
+        each = format_size(lent.memory_bytes // number)
+        raise ConfigError(
+            f"{lent.peers} peers in {number} cells are {lent.peers / number:.1f} in each, with "
+            f"{each} for the whole model; a cell wants some hundreds",
+            hint="say it with --force if that is what you want",
+        )
+
+
+def _what_follows(lent: CellStatus | None, number: int) -> str:
+    if lent is None:
         return "no bootstrap node runs here now; the swarm hears of it when it runs again"
-    lend = [*status.get("members", ()), *status.get("elsewhere", ())]
-    memory_bytes = sum(one.get("memory_bytes", 0) for one in lend) / number
     return (
         "everyone hears of it within minutes, and who has to move does so within a quarter of an "
-        f"hour; each cell then has about {format_size(int(memory_bytes))} for the whole model"
+        f"hour; each cell then has about {format_size(lent.memory_bytes // number)} for the whole "
+        "model"
     )

@@ -131,9 +131,10 @@ def invite(roles: tuple[str, ...], days: float, state_dir: Path, as_json: bool, 
 
 @cli.command()
 @click.argument("number", type=click.IntRange(1, MOST_CELLS), required=False, metavar="[N]")
+@click.option("--force", is_flag=True, help="Even if few peers come into each.")
 @state_dir_option("bootstrap")
 @answer_options
-def cells(number: int | None, state_dir: Path, as_json: bool, **_: Any) -> None:
+def cells(number: int | None, force: bool, state_dir: Path, as_json: bool, **_: Any) -> None:
     """Say how many cells the swarm has, or that it is to have N.
 
     A swarm of more than some five hundred peers does better in several cells of a few hundred, each
@@ -145,7 +146,7 @@ def cells(number: int | None, state_dir: Path, as_json: bool, **_: Any) -> None:
     if number is None:
         print_cells(state_dir, as_json=as_json)
     else:
-        set_cells(state_dir, number, as_json=as_json)
+        set_cells(state_dir, number, force=force, as_json=as_json)
 
 
 @cli.command()

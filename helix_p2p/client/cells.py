@@ -56,24 +56,30 @@ class CellChoice:
         if self._redraw_s is not None and now_s >= self._redraw_s:
             self._redraw_s, self._order, self._served = None, self._draw(), None
         tour = self._order[:TRIED]
-        if self._served is not None and self._served not in tour:
+        if self._served is not None and self._served not in tour and self._served < self.cells:
             tour.append(self._served)
         return tour
 
     def serves(self, cell: int) -> None:
         """This cell can take requests: it is the one to ask."""
         self._served = cell
-        self._order = [cell, *(other for other in self._order if other != cell)]
+        self._order = [cell, *(other for other in self._there() if other != cell)]
 
     def none_serves(self) -> None:
         """A tour was in vain: the next one goes on with others."""
-        self._order = [*self._order[TRIED:], *self._order[:TRIED]]
+        order = self._there()
+        self._order = [*order[TRIED:], *order[:TRIED]]
 
     def crowded(self, now_s: float) -> None:
         """There was no room: the next tour begins elsewhere."""
         if self._left_s is None or now_s - self._left_s >= CROWDED_S:
             self._left_s = now_s
-            self._order = [*self._order[1:], self._order[0]]
+            left, *others = self._order
+            self._order = [*others, left] if left < self.cells else others
+
+    def _there(self) -> list[int]:
+        """The order without cells that there are no more."""
+        return [cell for cell in self._order if cell < self.cells]
 
     def _draw(self) -> list[int]:
         return self._random.sample(range(self.cells), self.cells)

@@ -34,6 +34,7 @@ from helix_p2p.membership.cell_count import open_cells
 from helix_p2p.membership.cells import cell_id, swarm_of
 from helix_p2p.membership.credentials import Role, verify_credentials
 from helix_p2p.membership.messages import (
+    NOT_ASKED,
     FileReply,
     GetFile,
     GetMembers,
@@ -60,10 +61,9 @@ HEAD_START_S = 1.0
 FILE_S = 60.0
 """A tokenizer of 35 MB over a home uplink of 1 MB/s takes 35 s."""
 KNOWN_LIMIT = 256
-ROOT_ASKED_S = 60.0
-INSIDE_TRIED = 4
-NO_REVOCATIONS = 2**62
-"""A client has no use for the list."""
+ROOT_ASKED_S, ROOT_ASK_S = 60.0, 3.0
+INSIDE_TRIED, SOURCES_TRIED = 4, 16
+"""Who is asked about one of several cells; the next cell is a better try than many more of them."""
 
 T = TypeVar("T")
 
@@ -252,9 +252,11 @@ class SwarmView:
         await self._ask_cells()
         error: HelixError | None = None
         seen: _Seen | None = None
-        for cell in self._cells.tour(time.monotonic()):
+        tour = self._cells.tour(time.monotonic())
+        sources = None if len(tour) == 1 else self._sources()[:SOURCES_TRIED]
+        for cell in tour:
             try:
-                seen = await self._look_into(cell)
+                seen = await self._look_into(cell, sources)
             except HelixError as caught:
                 error = error or caught
                 continue
@@ -279,16 +281,20 @@ class SwarmView:
         async def ask(peer: PeerId) -> RootWords:
             reply, _ = await self._requests.ask(
                 peer,
-                GetRootWords(self._cells.serial, NO_REVOCATIONS),
-                timeout_s=ASK_S,
+                GetRootWords(self._cells.serial, NOT_ASKED),
+                timeout_s=ROOT_ASK_S,
                 addresses=self.addresses_of(peer),
             )
             if not isinstance(reply, RootWords):
                 raise ProtocolError(f"{peer} answered GetRootWords with {type(reply).__name__}")
             return reply
 
-        words = await self._ask_around(ask)
         self._root_asked_s = now_s
+        try:
+            words = await self._ask_around(ask)
+        except HelixError as error:
+            log.info("nobody says how many cells there are: %s", error)
+            return
         if words.cells is not None:
             try:
                 said = open_cells(words.cells, self._swarm(), root)
@@ -297,8 +303,8 @@ class SwarmView:
             else:
                 self._cells.learn(words.cells, said, now_s)
 
-    async def _look_into(self, cell: int) -> "_Seen":
-        seen = await self._ask_around(lambda peer: self._ask_view(peer, cell))
+    async def _look_into(self, cell: int, sources: Sequence[PeerId] | None) -> "_Seen":
+        seen = await self._ask_around(lambda peer: self._ask_view(peer, cell), sources)
         if seen.from_outside and seen.members:
             self._answered = None
             with contextlib.suppress(HelixError):  # what was seen from outside is something
@@ -376,10 +382,10 @@ class SwarmView:
 
     def _read_plan(self, record: Signed, cell: str) -> SignedPlan | None:
         """The plan if it can be believed; a bad one does not spoil the rest of the answer."""
-        if self.plan is not None and record == self.plan.record:
-            return self.plan
         if record.swarm != cell and swarm_of(record.swarm) == self._swarm():
             return None  # who answers lives in another cell
+        if self.plan is not None and record == self.plan.record:
+            return self.plan
         try:
             plan = open_plan(record, cell)
         except ProtocolError as error:

@@ -175,13 +175,17 @@ class PushRevocations:
     record: Signed
 
 
+NOT_ASKED = 2**62
+"""The serial of who has no use for a word."""
+
+
 @dataclass(frozen=True, slots=True)
 class GetRootWords:
     """Ask for what the swarm's root said last, if that is later than what the asker holds.
 
     Attributes:
-        cells: Serial of the `CellCount` that is held; -1 for none.
-        revocations: Serial of the list that is held; -1 for none.
+        cells: Serial of the `CellCount` that is held; -1 for none, `NOT_ASKED` for no answer.
+        revocations: Likewise of the list of revocations.
     """
 
     cells: int = -1

@@ -31,6 +31,7 @@ class CellsKnown:
         self._state = state
         self.record: Signed | None = None
         self._said = CellCount(-1, 1)
+        self._damaged = False
         self.read_disk()
 
     @property
@@ -48,8 +49,11 @@ class CellsKnown:
         try:
             held = self._state.cells()
         except ConfigError as error:
-            log.warning("%s", error)
+            if not self._damaged:  # it is read every second
+                log.warning("%s", error)
+            self._damaged = True
             return
+        self._damaged = False
         if held is not None:
             self._believe(held)
 

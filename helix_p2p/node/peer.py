@@ -54,7 +54,7 @@ from helix_p2p.wire.registry import Message
 log = logging.getLogger(__name__)
 
 TICK_S = 0.125
-CELLS_POLL_S = 1.0
+CELLS_POLL_S, WAY_BACK_S = 1.0, 30.0
 LEFT_OUT_S = 30.0
 """A plan whose planner did not know this peer comes from the other side of a partition. After the
 merge one plan for both sides took 20 s (six peers, one of them cut off alone for 15 s); until then
@@ -285,7 +285,9 @@ class PeerNode:
             await asyncio.sleep(CELLS_POLL_S)
             if here.should_move:
                 await asyncio.sleep(random() * self.config.move_within_s)
-                if here.should_move and await here.may_come_back():
+                while here.should_move and not await here.may_come_back():  # noqa: ASYNC110
+                    await asyncio.sleep(WAY_BACK_S)
+                if here.should_move:
                     self._on_event(NodeEvent("moving", "moving to another cell of the swarm"))
                     self.moves.set()
 

@@ -274,9 +274,11 @@ class Presence:
         return reply
 
     async def may_come_back(self) -> bool:
-        """Whether who leaves now and starts again finds a way in."""
-        ways_in = random.sample(list(self._known), min(len(self._known), WAYS_IN_TRIED))
-        return any([await self.ask_root_words(peer) is not None for peer in ways_in])
+        """Whether who leaves now and starts again finds a way in: one it was told, or a member."""
+        here = self.member.view.ring
+        asked = [*self._named, *random.sample(here, min(len(here), WAYS_IN_TRIED))]
+        answers = await asyncio.gather(*(self.ask_root_words(peer) for peer in asked))
+        return any(answer is not None for answer in answers)
 
     def share_root_words(self) -> Coroutine[Any, Any, None]:
         """Ask somebody every minute what the root said, until cancelled."""
@@ -356,7 +358,10 @@ async def presence(
         cells = CellsKnown(belonging, place.state)
         if belonging.trusted and place.roams:
             ours = Membership.of(belonging.admission)
-            ways_in = _addresses_by_peer(_ways_in(belonging, place.network, place.state))
+            named = _addresses_by_peer(belonging.bootstrap)
+            before = _addresses_by_peer(_ways_in(belonging, place.network, place.state))
+            some = random.sample(list(before), min(len(before), ASKED_OF_BEFORE))
+            ways_in = named | {peer: before[peer] for peer in some if peer not in named}
             await ask_at_start(transport, ours, ways_in, cells)
         here = Presence(place, transport, directory, cells, observe, status)
         await stack.enter_async_context(here.requests)

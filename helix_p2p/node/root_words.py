@@ -13,9 +13,10 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from helix_p2p.errors import HelixError
-from helix_p2p.membership.messages import GetRootWords, RootWords
+from helix_p2p.membership.messages import NOT_ASKED, GetRootWords, RootWords
 from helix_p2p.net.channel import Membership
 from helix_p2p.net.requests import Requests
 from helix_p2p.net.transport import Transport
@@ -47,29 +48,36 @@ async def ask_at_start(
         ways_in: Whom to ask, all at once.
         known: Takes the answers.
     """
+    answered = asyncio.Event()
 
     async def hear(peer: PeerId, addresses: tuple[str, ...]) -> None:
         with contextlib.suppress(HelixError):
             reply, _ = await requests.ask(
-                peer, GetRootWords(known.serial), timeout_s=FIRST_S, addresses=addresses
+                peer,
+                GetRootWords(known.serial, NOT_ASKED),
+                timeout_s=FIRST_S,
+                addresses=addresses,
             )
-            if isinstance(reply, RootWords) and reply.cells is not None:
-                await known.take(reply.cells)
+            if isinstance(reply, RootWords):
+                if reply.cells is not None:
+                    await known.take(reply.cells)
+                answered.set()
 
     async with Requests(transport, ours) as requests:
         asked = [asyncio.create_task(hear(*way_in)) for way_in in ways_in.items()]
         if not asked:
             return
+        all_over: asyncio.Future[Any] = asyncio.gather(*asked)
+        one_said: asyncio.Future[Any] = asyncio.create_task(answered.wait())
         try:
-            _, late = await asyncio.wait(
-                asked, timeout=FIRST_S, return_when=asyncio.FIRST_COMPLETED
+            await asyncio.wait(
+                {all_over, one_said}, timeout=FIRST_S, return_when=asyncio.FIRST_COMPLETED
             )
-            if late:
-                await asyncio.wait(late, timeout=OTHERS_S)
+            await asyncio.wait({all_over}, timeout=OTHERS_S if answered.is_set() else 0.0)
         finally:
-            for task in asked:
+            for task in (*asked, one_said):
                 task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            await asyncio.gather(all_over, one_said, return_exceptions=True)
 
 
 async def keep_asking(

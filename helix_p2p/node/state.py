@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from helix_p2p import codec
-from helix_p2p.errors import ConfigError, DecodeError
+from helix_p2p.errors import ConfigError, DecodeError, HelixError
 from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership.cell_count import later_of
 from helix_p2p.membership.cells import swarm_of
@@ -136,8 +136,14 @@ class StateDir:
         return read_value(self.path / CELLS_FILE, Signed)
 
     def keep_cells(self, record: Signed) -> None:
-        """Keep the root's word for the next start, unless a later one lies there already."""
-        change_cells(self.path, lambda held: later_of(record, held))
+        """Keep the root's word for the next start, unless a later one lies there already.
+
+        A damaged file is replaced: the word is signed, and others have it too.
+        """
+        try:
+            change_cells(self.path, lambda held: later_of(record, held))
+        except HelixError:
+            write_value(self.path / CELLS_FILE, record)
 
     def known_peers(self) -> tuple[str, ...]:
         """Multiaddrs that led into the swarm before; a damaged list counts as empty."""

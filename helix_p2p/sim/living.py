@@ -195,8 +195,14 @@ class LivingSwarm(ServingSwarm):
         self.parts += tuple(Cell(cell_id(SWARM, number), self.model) for number in new)
         self._cells = cells
         remember_for(len(self.parts))
-        where = {name: mind.cell for name, mind in self.minds.items()}
-        return self._moves.begin(where, self.parts[:cells], SWARM, within_s)
+        return self._moves.begin(self.minds, within_s)
+
+    def astray(self, name: PeerId) -> bool:
+        """Whether it belongs into another cell."""
+        return self.minds[name].cell is not self._home(name)
+
+    def _home(self, name: PeerId) -> Cell:
+        return self.parts[cell_of(name, SWARM, self._cells)]
 
     def drain(self, name: PeerId) -> None:
         """It takes nothing new, and tells its cell."""
@@ -220,13 +226,14 @@ class LivingSwarm(ServingSwarm):
             super().crash(name)
             mind.crash()
 
-    def settle(self, name: PeerId, cell: Cell) -> None:
-        """It belongs into this cell from now on, and is up."""
-        if self.peers[name].alive:  # somebody started it again where it was
-            self.end(name)
-            self.time.after(START_S, self.settle, name, cell)
-            return
-        self.minds[name].move(cell)
+    def settle(self, name: PeerId) -> None:
+        """It is up, where it belongs."""
+        if self.astray(name):
+            if self.peers[name].alive:  # somebody started it again where it was
+                self.end(name)
+                self.time.after(START_S, self.settle, name)
+                return
+            self.minds[name].move(self._home(name))
         self.restart(name)
 
     # ── membership ───────────────────────────────────────────────────────────────────────────

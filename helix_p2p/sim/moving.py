@@ -6,11 +6,10 @@ other cell, with the weights on its disk and what that remembers of the other ce
 Always: whoever is down meanwhile starts in the right cell; a peer is in one cell at a time.
 """
 
+from collections.abc import Iterable
 from random import Random
 from typing import Protocol
 
-from helix_p2p.membership.cells import cell_of
-from helix_p2p.sim.cell import Cell
 from helix_p2p.sim.clock import VirtualTime
 from helix_p2p.types import PeerId
 
@@ -23,6 +22,9 @@ START_S = 5.0
 class Movable(Protocol):
     """What is asked of a swarm."""
 
+    def astray(self, name: PeerId) -> bool:
+        """Whether it belongs into another cell."""
+
     def drain(self, name: PeerId) -> None:
         """It takes nothing new."""
 
@@ -32,8 +34,8 @@ class Movable(Protocol):
     def end(self, name: PeerId) -> None:
         """It says good-bye and is gone; nothing happens to one that is down."""
 
-    def settle(self, name: PeerId, cell: Cell) -> None:
-        """It belongs into this cell from now on, and is up."""
+    def settle(self, name: PeerId) -> None:
+        """It is up, where it belongs."""
 
 
 class Moves:
@@ -50,39 +52,29 @@ class Moves:
         self._time = time
         self._rng = rng
 
-    def begin(
-        self,
-        peers: dict[PeerId, Cell],
-        cells: tuple[Cell, ...],
-        swarm_id: str,
-        within_s: float,
-    ) -> int:
+    def begin(self, peers: Iterable[PeerId], within_s: float) -> int:
         """Let all move that belong elsewhere.
 
         Args:
-            peers: Where each is.
-            cells: Those that there are from now on.
-            swarm_id: The whole swarm's.
+            peers: All there are.
             within_s: By when each begins.
 
         Returns:
             How many have to move.
         """
-        count = 0
-        for name, cell in sorted(peers.items()):
-            wanted = cells[cell_of(name, swarm_id, len(cells))]
-            if wanted is not cell:
-                count += 1
-                self._time.after(self._rng.uniform(0, within_s), self._drain, name, wanted)
-        return count
+        astray = [name for name in sorted(peers) if self._swarm.astray(name)]
+        for name in astray:
+            self._time.after(self._rng.uniform(0, within_s), self._drain, name)
+        return len(astray)
 
-    def _drain(self, name: PeerId, cell: Cell) -> None:
-        self._swarm.drain(name)
-        self._leave(name, cell, self._time.now_s + DRAIN_S)
+    def _drain(self, name: PeerId) -> None:
+        if self._swarm.astray(name):  # there may have been another word meanwhile
+            self._swarm.drain(name)
+            self._leave(name, self._time.now_s + DRAIN_S)
 
-    def _leave(self, name: PeerId, cell: Cell, deadline_s: float) -> None:
+    def _leave(self, name: PeerId, deadline_s: float) -> None:
         if self._swarm.drained(name) or self._time.now_s >= deadline_s:
             self._swarm.end(name)
-            self._time.after(START_S, self._swarm.settle, name, cell)
+            self._time.after(START_S, self._swarm.settle, name)
         else:
-            self._time.after(LOOK_S, self._leave, name, cell, deadline_s)
+            self._time.after(LOOK_S, self._leave, name, deadline_s)

@@ -58,7 +58,12 @@ async def test_swarm_is_split_while_it_serves_and_each_cell_covers_for_the_other
             assert await answer(swarm, first) == truth[first]
 
             split = await made.start(
-                "split", "helix-bootstrap", "cells", "2", f"--state-dir={tmp_path / 'bootstrap'}"
+                "split",
+                "helix-bootstrap",
+                "cells",
+                "2",
+                "--force",
+                f"--state-dir={tmp_path / 'bootstrap'}",
             )
             assert await split.process.wait() == 0
             moves = made.commands["moves"]

@@ -153,6 +153,18 @@ def test_swarm_is_parted_anew_while_it_serves_and_no_request_fails(before: int, 
         assert cell.peers == sorted(p for p in swarm.minds if cell_of(p, SWARM, after) == number)
 
 
+def test_operator_who_thinks_better_of_it_ends_with_the_last_word() -> None:
+    swarm = swarm_of(20, 4)
+    swarm.time.run(100.0)
+    swarm.part(2, within_s=30.0)
+    swarm.time.run(115.0)
+    swarm.part(1, within_s=30.0)
+    swarm.time.run(300.0)
+    assert [len(cell.peers) for cell in swarm.parts] == [20, 0]
+    assert swarm.one_plan()
+    assert len(swarm.planners()) == 1
+
+
 def test_peers_that_crash_while_they_move_come_back_in_their_new_cell() -> None:
     swarm = swarm_of(30, 4)
     swarm.time.run(100.0)

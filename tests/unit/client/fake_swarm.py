@@ -18,7 +18,7 @@ from helix_p2p.cluster.manifest import (
     ManifestFile,
     make_manifest,
 )
-from helix_p2p.errors import HelixError, NetworkError
+from helix_p2p.errors import HelixError, NetworkError, ProtocolError
 from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership.cells import cell_id
 from helix_p2p.membership.credentials import open_swarm_id_of
@@ -170,6 +170,8 @@ class FakePeer:
                 cell = self.cell if cell is None else cell
                 return MembersReply(self.swarm.announcements(cell)), b""
             case GetRootWords():
+                if self.swarm.silent_on_cells:
+                    raise ProtocolError("GetRootWords is not a question")
                 return RootWords(self.swarm.cells), b""
             case GetFile(name):
                 body = self.files.get(name)
@@ -256,6 +258,7 @@ class FakeSwarm:
         self.epoch = 64
         self.planner = Identity(bytes([255] * 32))
         self.cells: Signed | None = None
+        self.silent_on_cells = False
 
     def credentials(self, identity: Identity) -> bytes:
         return self.invite.credentials_for(identity.public_key) if self.invite else b""

@@ -89,6 +89,22 @@ def test_cell_that_is_given_up_is_asked_while_it_serves() -> None:
     assert home not in one.tour(REDRAW_S)
 
 
+def test_cell_that_is_gone_is_left_for_good() -> None:
+    leaves = [
+        lambda one: one.serves(0),
+        lambda one: one.crowded(5.0),
+        lambda one: (one.serves(0), one.crowded(5.0)),
+        lambda one: one.none_serves(),
+    ]
+    for leave in leaves:
+        one = choice(6)
+        one.serves(5)
+        said(one, 2, 2)
+        assert one.tour(1.0)[0] == 5
+        leave(one)
+        assert set(one.tour(6.0)) == {0, 1}
+
+
 def test_older_and_equal_words_change_nothing() -> None:
     one = choice(4, serial=5)
     before = one.tour(0.0)

@@ -12,6 +12,7 @@ from helix_p2p.client.swarm import Swarm
 from helix_p2p.errors import Busy, HelixError, NoRoute, SwarmTooSmall
 from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership.cell_count import CellCount, write_cells
+from helix_p2p.membership.cells import cell_id
 from helix_p2p.membership.invite import create_invite
 from helix_p2p.session.client_values import Limits
 from tests.unit.client.fake_swarm import FakePeer, FakeSwarm
@@ -169,6 +170,27 @@ async def test_number_of_cells_that_is_not_the_roots_is_not_believed(fake: FakeS
     async with connect(fake) as swarm:
         await swarm.generate("hello", max_tokens=3)
         assert swarm.view.cell == 0
+
+
+async def test_swarm_in_which_nobody_tells_the_number_of_cells_is_one_cell(
+    fake: FakeSwarm,
+) -> None:
+    fake.silent_on_cells = True
+    async with connect(fake) as swarm:
+        assert swarm.view.cell == 0
+        await swarm.generate("hello", max_tokens=3)
+
+
+async def test_plan_of_one_cell_is_not_taken_for_anothers(fake: FakeSwarm) -> None:
+    """Where who is asked about an empty cell shows the plan of its own, which is known."""
+    for cell in (1, 2):
+        fake.kill(in_cell(fake, cell))
+    async with connect(fake) as swarm:
+        assert swarm.view.plan is not None
+        in_cell(fake, 0).serving = None
+        await swarm.refresh()
+        plan = swarm.view.plan
+        assert plan is None or plan.record.swarm == cell_id(fake.name, swarm.view.cell)
 
 
 async def test_new_number_of_cells_is_followed_when_the_peers_have_moved(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from helix_p2p.errors import ProtocolError
 from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership.cell_count import CellCount, write_cells
 from helix_p2p.membership.credentials import swarm_id_of
@@ -86,7 +87,10 @@ async def test_ways_in_say_how_many_cells_there_are(tmp_path: Path) -> None:
     assert (await heard(tmp_path, three)).count == 3
 
 
-async def test_one_that_knows_nothing_or_answers_nonsense_does_no_harm(tmp_path: Path) -> None:
+async def test_one_that_knows_nothing_or_answers_nonsense_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(root_words, "OTHERS_S", 20.0)
     assert (await heard(tmp_path, nothing, nonsense, three)).count == 3
 
 
@@ -99,6 +103,24 @@ async def test_silent_way_in_is_not_waited_for(
         assert (await heard(tmp_path / "a", silence, three)).count == 3
         assert (await heard(tmp_path / "b", silence)).count == 1
         assert (await heard(tmp_path / "c")).count == 1
+
+
+async def refusal(_: GetRootWords) -> Message:
+    raise ProtocolError("that is no question")
+
+
+async def later(_: GetRootWords) -> Message:
+    await asyncio.sleep(0.3)
+    return RootWords(said(7, 3))
+
+
+async def test_one_that_refuses_at_once_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(root_words, "FIRST_S", 20.0)
+    monkeypatch.setattr(root_words, "OTHERS_S", 0.0)
+    async with asyncio.timeout(10):
+        assert (await heard(tmp_path, refusal, nonsense, later)).count == 3
 
 
 async def test_old_word_of_a_way_in_does_not_replace_what_is_known(tmp_path: Path) -> None:
