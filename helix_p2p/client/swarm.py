@@ -22,6 +22,7 @@ from typing import Any, Self, Unpack
 from helix_p2p.client.chat_template import Message
 from helix_p2p.client.detokenizer import StopStrings
 from helix_p2p.client.links import EntryLinks
+from helix_p2p.client.looking import SwarmName
 from helix_p2p.client.model_files import NobodyHasIt, load_model_files
 from helix_p2p.client.model_text import ModelText
 from helix_p2p.client.results import (
@@ -33,7 +34,7 @@ from helix_p2p.client.results import (
     read_options,
 )
 from helix_p2p.client.stream import TextStream
-from helix_p2p.client.view import SwarmName, SwarmView
+from helix_p2p.client.view import SwarmView
 from helix_p2p.client.way_in import WayIn, read_way_in
 from helix_p2p.cluster.manifest import Manifest
 from helix_p2p.errors import (

@@ -7,9 +7,8 @@ after another with a head start, the one that answered last going first.
 A swarm of several cells is served by each of them; which one is asked: `cells.py`. Whoever answers
 for a cell may live in another, and know its members from the DHT alone; then one of these is asked.
 
-Always: a plan or an announcement counts only under its owner's signature (and, unless the swarm is
-open, with a certificate of its root); a plan replaces only a lower one, and one from the future is
-not believed; one refresh runs at a time.
+Always: what is believed: `looking.py`; a plan replaces only a lower one of its cell; one refresh
+runs at a time.
 """
 
 import asyncio
@@ -18,81 +17,42 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from random import Random
 from typing import TypeVar
 
 from helix_p2p.client.asking import first_answer
 from helix_p2p.client.cells import CellChoice
+from helix_p2p.client.looking import Looking, Seen, SwarmName
 from helix_p2p.client.model_files import Check, NobodyHasIt
-from helix_p2p.cluster.announcement import Announcement, open_announcement
+from helix_p2p.cluster.announcement import Announcement
 from helix_p2p.errors import HelixError, PeerUnreachable, ProtocolError
-from helix_p2p.identity import Signed
-from helix_p2p.membership.adoption import highest_epoch_at
-from helix_p2p.membership.cell_count import open_cells
-from helix_p2p.membership.cells import cell_id, swarm_of
-from helix_p2p.membership.credentials import Role, verify_credentials
 from helix_p2p.membership.messages import (
-    NOT_ASKED,
     FileReply,
     GetFile,
-    GetMembers,
-    GetPlan,
-    GetRootWords,
     GetStatus,
-    MembersReply,
-    PlanReply,
-    RootWords,
 )
 from helix_p2p.net.requests import Requests
 from helix_p2p.node.status import decode_status
 from helix_p2p.planning.plan import SignedPlan
-from helix_p2p.planning.signed import open_plan
 from helix_p2p.session.entry_choice import EntryCandidate, EntryChoice, entry_candidates
 from helix_p2p.types import PeerId
 
 REFRESH_S = 15.0
 """Between refreshes when nothing fails; a plan lives for minutes."""
-ASK_S = 8.0
 WHY_S = 2.0
 HEAD_START_S = 1.0
 """How long a source may think before the next one is asked as well."""
 FILE_S = 60.0
 """A tokenizer of 35 MB over a home uplink of 1 MB/s takes 35 s."""
 KNOWN_LIMIT = 256
-ROOT_ASKED_S, ROOT_ASK_S = 60.0, 3.0
+CELLS_ASKED_S = 60.0
 INSIDE_TRIED, SOURCES_TRIED = 4, 16
 """Who is asked about one of several cells; the next cell is a better try than many more of them."""
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class SwarmName:
-    """Which swarm and model; what is None is learnt from the first member that answers.
-
-    Attributes:
-        swarm: Swarm id.
-        manifest_hash: The model.
-        root_public_key: None in an open swarm.
-    """
-
-    swarm: str | None = None
-    manifest_hash: str | None = None
-    root_public_key: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A cell as somebody shows it; `from_outside` if that one is not a member of it."""
-
-    cell: int
-    plan: SignedPlan | None
-    members: dict[PeerId, Announcement]
-    from_outside: bool
 
 
 class SwarmView:
@@ -121,14 +81,16 @@ class SwarmView:
         self._answered: PeerId | None = None
         self._choice = choice
         self._random = random
-        self._announced: dict[PeerId, tuple[Signed, Announcement]] = {}
+        self._looking = Looking(requests, name, self.addresses_of)
         self._refreshing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: set[Callable[[], None]] = set()
         self._cells = CellChoice(random)
-        self._root_asked_s = -math.inf
+        self._cells_asked_s = -math.inf
         self.cell = 0
         """The cell that is asked."""
+        self.members: dict[PeerId, Announcement] = {}
+        """Who serves the model, by the last answer."""
         self.plan: SignedPlan | None = None
         self._why = ""
 
@@ -136,11 +98,6 @@ class SwarmView:
     def manifest_hash(self) -> str | None:
         """The model, once known."""
         return self._name.manifest_hash
-
-    @property
-    def members(self) -> dict[PeerId, Announcement]:
-        """Who serves the model, by the last answer."""
-        return {peer: said for peer, (_, said) in self._announced.items()}
 
     def addresses_of(self, peer: PeerId) -> tuple[str, ...]:
         """Where a member is to be reached."""
@@ -251,7 +208,7 @@ class SwarmView:
     async def _refresh(self) -> None:
         await self._ask_cells()
         error: HelixError | None = None
-        seen: _Seen | None = None
+        seen: Seen | None = None
         tour = self._cells.tour(time.monotonic())
         sources = None if len(tour) == 1 else self._sources()[:SOURCES_TRIED]
         for cell in tour:
@@ -274,45 +231,34 @@ class SwarmView:
 
     async def _ask_cells(self) -> None:
         """How many cells there are, if it is time to ask; who does not say leaves it as it was."""
-        now_s, root = time.monotonic(), self._name.root_public_key
-        if root is None or now_s - self._root_asked_s < ROOT_ASKED_S:
+        now_s = time.monotonic()
+        if self._name.root_public_key is None or now_s - self._cells_asked_s < CELLS_ASKED_S:
             return
-
-        async def ask(peer: PeerId) -> RootWords:
-            reply, _ = await self._requests.ask(
-                peer,
-                GetRootWords(self._cells.serial, NOT_ASKED),
-                timeout_s=ROOT_ASK_S,
-                addresses=self.addresses_of(peer),
-            )
-            if not isinstance(reply, RootWords):
-                raise ProtocolError(f"{peer} answered GetRootWords with {type(reply).__name__}")
-            return reply
-
-        self._root_asked_s = now_s
+        self._cells_asked_s = now_s
+        serial = self._cells.serial
         try:
-            words = await self._ask_around(ask)
+            word = await self._ask_around(
+                lambda peer: self._looking.at_number_of_cells(peer, serial)
+            )
         except HelixError as error:
             log.info("nobody says how many cells there are: %s", error)
             return
-        if words.cells is not None:
-            try:
-                said = open_cells(words.cells, self._swarm(), root)
-            except ProtocolError as error:
-                log.warning("a number of cells is not believed: %s", error)
-            else:
-                self._cells.learn(words.cells, said, now_s)
+        if word is not None:
+            self._cells.learn(*word, now_s)
 
-    async def _look_into(self, cell: int, sources: Sequence[PeerId] | None) -> "_Seen":
-        seen = await self._ask_around(lambda peer: self._ask_view(peer, cell), sources)
+    async def _look_into(self, cell: int, sources: Sequence[PeerId] | None) -> Seen:
+        async def look(peer: PeerId) -> Seen:
+            seen = await self._looking.at_cell(peer, cell)
+            self._learn_addresses(self._of_our_model(seen))
+            return seen
+
+        seen = await self._ask_around(look, sources)
         if seen.from_outside and seen.members:
             self._answered = None
+            inside = [peer for peer in seen.members if peer in self._learnt]
+            self._random.shuffle(inside)
             with contextlib.suppress(HelixError):  # what was seen from outside is something
-                inside = [peer for peer in seen.members if peer in self._learnt]
-                self._random.shuffle(inside)
-                seen = await self._ask_around(
-                    lambda peer: self._ask_view(peer, cell), inside[:INSIDE_TRIED]
-                )
+                seen = await self._ask_around(look, inside[:INSIDE_TRIED])
         return seen
 
     async def _ask_why(self) -> str:
@@ -329,25 +275,6 @@ class SwarmView:
                 log.info("%s does not say how it is: %s", peer, error)
         return ""
 
-    async def _ask_view(self, peer: PeerId, cell: int) -> "_Seen":
-        addresses = self.addresses_of(peer)
-        reply, _ = await self._requests.ask(peer, GetPlan(), timeout_s=ASK_S, addresses=addresses)
-        if not isinstance(reply, PlanReply):
-            raise ProtocolError(f"{peer} answered GetPlan with {type(reply).__name__}")
-        record, ours = reply.plan, cell_id(self._swarm(), cell)
-        # Without a plan it cannot be told; of the first cell the ways in are members.
-        outside = record.swarm != ours if record is not None else cell > 0
-        plan = self._read_plan(record, ours) if record is not None else None
-        reply, _ = await self._requests.ask(
-            peer, GetMembers(cell=cell), timeout_s=ASK_S, addresses=addresses
-        )
-        if not isinstance(reply, MembersReply):
-            raise ProtocolError(f"{peer} answered GetMembers with {type(reply).__name__}")
-        members = self._read_members(reply.announcements, ours)
-        seen = _Seen(cell, plan, members, from_outside=outside)
-        self._learn_addresses(self._of_our_model(seen))
-        return seen
-
     def _learn_addresses(self, members: dict[PeerId, Announcement]) -> None:
         for peer, said in members.items():
             if said.addresses:
@@ -356,7 +283,7 @@ class SwarmView:
         for peer in list(self._learnt)[: max(0, len(self._learnt) - KNOWN_LIMIT)]:
             del self._learnt[peer]
 
-    def _take(self, seen: "_Seen") -> None:
+    def _take(self, seen: Seen) -> None:
         plan = seen.plan
         if seen.cell != self.cell or (
             plan is not None and (self.plan is None or plan.order > self.plan.order)
@@ -365,71 +292,20 @@ class SwarmView:
         self.cell = seen.cell
         if self._name.manifest_hash is None:
             self._name.manifest_hash = _model_of(self.plan, seen.members)
-        members = self._of_our_model(seen)
-        self._announced = {p: v for p, v in self._announced.items() if p in members}
+        self.members = self._of_our_model(seen)
+        self._looking.keep(seen)
         self._choice.update(self._entries(seen))
 
-    def _of_our_model(self, seen: "_Seen") -> dict[PeerId, Announcement]:
+    def _of_our_model(self, seen: Seen) -> dict[PeerId, Announcement]:
         model = self._name.manifest_hash or _model_of(seen.plan, seen.members)
         return {p: said for p, said in seen.members.items() if said.manifest_hash == model}
 
-    def _entries(self, seen: "_Seen") -> tuple[EntryCandidate, ...]:
+    def _entries(self, seen: Seen) -> tuple[EntryCandidate, ...]:
         plan = seen.plan
         if seen.cell == self.cell and self.plan is not None:
             plan = self.plan if plan is None else max(plan, self.plan, key=lambda it: it.order)
         placement = plan.plan.placement if plan else None
         return entry_candidates(placement, self._of_our_model(seen).items())
-
-    def _read_plan(self, record: Signed, cell: str) -> SignedPlan | None:
-        """The plan if it can be believed; a bad one does not spoil the rest of the answer."""
-        if record.swarm != cell and swarm_of(record.swarm) == self._swarm():
-            return None  # who answers lives in another cell
-        if self.plan is not None and record == self.plan.record:
-            return self.plan
-        try:
-            plan = open_plan(record, cell)
-        except ProtocolError as error:
-            log.warning("a plan is not believed: %s", error)
-            return None
-        newest = highest_epoch_at(time.time())
-        model = self._name.manifest_hash
-        if plan.plan.epoch > newest or (model is not None and plan.plan.manifest_hash != model):
-            log.warning("a plan of epoch %s is not believed", plan.plan.epoch)
-            return None
-        return plan
-
-    def _read_members(self, records: Iterable[Signed], cell: str) -> dict[PeerId, Announcement]:
-        members: dict[PeerId, Announcement] = {}
-        for record in records:
-            try:
-                peer = record.signer
-                known = self._announced.get(peer)
-                if known is None or known[0] != record:
-                    said = self._verified(peer, record, cell)
-                    if known is None or said.order > known[1].order:
-                        known = self._announced[peer] = record, said
-            except ProtocolError as error:
-                log.debug("an announcement is not believed: %s", error)
-                continue
-            members[peer] = known[1]
-        return members
-
-    def _verified(self, peer: PeerId, record: Signed, cell: str) -> Announcement:
-        said = open_announcement(record, cell)
-        roles = verify_credentials(
-            said.credentials,
-            peer=peer,
-            swarm=self._swarm(),
-            root_public_key=self._name.root_public_key,
-            now_unix_s=time.time(),
-        )
-        if Role.PEER not in roles:
-            raise ProtocolError(f"{peer} may not serve")
-        return said
-
-    def _swarm(self) -> str:
-        assert self._name.swarm is not None, "the handshake comes before any answer"
-        return self._name.swarm
 
     # ── asking around ──────────────────────────────────────────────────────────────────────────
 

@@ -196,7 +196,7 @@ async def test_plan_of_one_cell_is_not_taken_for_anothers(fake: FakeSwarm) -> No
 async def test_new_number_of_cells_is_followed_when_the_peers_have_moved(
     fake: FakeSwarm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("helix_p2p.client.view.ROOT_ASKED_S", 0.0)
+    monkeypatch.setattr("helix_p2p.client.view.CELLS_ASKED_S", 0.0)
     fake.cells = None
     async with connect(fake) as swarm:
         fake.cells = said(CELLS)
