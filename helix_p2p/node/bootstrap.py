@@ -24,10 +24,11 @@ from helix_p2p.membership.own import MemberConfig, OwnState
 from helix_p2p.node.background import background
 from helix_p2p.node.cell_keeping import CellKeeper
 from helix_p2p.node.config import BootstrapConfig
+from helix_p2p.node.entering import presence, reaching
 from helix_p2p.node.events import NodeEvent, OnEvent, ignore
 from helix_p2p.node.joining import Belonging, found_swarm
 from helix_p2p.node.narrator import Narrator
-from helix_p2p.node.presence import Place, Presence, presence, reaching
+from helix_p2p.node.presence import Place, Presence
 from helix_p2p.node.shared_files import read_shared_files
 from helix_p2p.node.state import StateDir
 from helix_p2p.node.status import NodeStatus, plan_status

@@ -32,12 +32,13 @@ from helix_p2p.node.background import background
 from helix_p2p.node.clients import ClientService
 from helix_p2p.node.compute import ComputeThread
 from helix_p2p.node.config import PeerConfig
+from helix_p2p.node.entering import presence, reaching
 from helix_p2p.node.events import NodeEvent, OnEvent, ignore
 from helix_p2p.node.joining import Belonging, belong, usable_invite
 from helix_p2p.node.lending import Loan, lend, measured_event
 from helix_p2p.node.loading import Held, LayerLoader
 from helix_p2p.node.narrator import Narrator
-from helix_p2p.node.presence import Place, Presence, presence, reaching
+from helix_p2p.node.presence import Place, Presence
 from helix_p2p.node.rechecking import Outcome, Rechecker, TraceService
 from helix_p2p.node.serving import Serving
 from helix_p2p.node.shared_files import read_shared_files

@@ -1,10 +1,9 @@
-"""A member's presence in a swarm: network, DHT, membership, and answers to questions.
+"""A member's presence in its cell: links, membership, and answers to questions.
 
-What a peer and a bootstrap node have in common. Use `async with presence(...) as here`; leaving the
-block takes everything down in the opposite order, the libp2p daemon last.
+What a peer and a bootstrap node have in common. How it comes about and ends: `entering.py`.
 
-Always: other members are let in only with the peer's role in their certificate; a task that dies
-of a bug ends the whole block with that error, so nothing runs on half dead.
+Always: other members are let in only with the peer's role in their certificate, and of this cell;
+guests of the swarm may ask questions.
 """
 
 import asyncio
@@ -12,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +19,6 @@ from helix_p2p.errors import (
     HandshakeRefused,
     HelixError,
     InvalidRequest,
-    NetworkError,
     PeerLost,
 )
 from helix_p2p.identity import Identity, Signed
@@ -36,24 +34,24 @@ from helix_p2p.membership.messages import (
     RootWords,
 )
 from helix_p2p.membership.own import MemberConfig
-from helix_p2p.membership.records import RecordRules, allowed_keys, check_record, member_keys
+from helix_p2p.membership.records import member_keys
 from helix_p2p.net.channel import Membership
 from helix_p2p.net.dht import Libp2pDirectory
 from helix_p2p.net.libp2p import Libp2pTransport
 from helix_p2p.net.link import LinkOptions
 from helix_p2p.net.links import LinkPool
 from helix_p2p.net.protocols import MEMBER_PROTOCOL
-from helix_p2p.net.requests import Requests, serve_requests
-from helix_p2p.node.background import background
+from helix_p2p.net.requests import Requests
 from helix_p2p.node.cells import CellsKnown
 from helix_p2p.node.config import NetworkConfig
 from helix_p2p.node.control import ControlService
 from helix_p2p.node.elsewhere import Elsewhere
 from helix_p2p.node.joining import Belonging
 from helix_p2p.node.membership import MembershipDriver, now, read_members
-from helix_p2p.node.root_words import ASK_S, ask_at_start, keep_asking
+from helix_p2p.node.root_words import ASK_S, keep_asking
 from helix_p2p.node.state import StateDir
 from helix_p2p.node.status import NodeStatus, encode_status
+from helix_p2p.node.ways_in import addresses_by_peer, ways_in
 from helix_p2p.types import PeerId
 from helix_p2p.wire.framing import MESSAGE_LIMIT_BYTES, Buffer
 from helix_p2p.wire.registry import Message
@@ -101,7 +99,7 @@ class Place:
 
 
 class Presence:
-    """A running member; made by `presence`."""
+    """A running member; made by `entering.presence`."""
 
     def __init__(
         self,
@@ -135,8 +133,8 @@ class Presence:
             protocol=MEMBER_PROTOCOL,
         )
         self.driver = MembershipDriver(self.member, self, directory, place.state, swarm, observe)
-        self._known = _addresses_by_peer(_ways_in(place.belonging, place.network, place.state))
-        self._named = list(_addresses_by_peer(place.belonging.bootstrap))
+        self._known = addresses_by_peer(ways_in(place.belonging, place.network, place.state))
+        self._named = list(addresses_by_peer(place.belonging.bootstrap))
         self._last_sent_s: dict[PeerId, float] = {}
         self.control = ControlService(
             plan=self._plan,
@@ -290,112 +288,6 @@ class Presence:
         )
 
 
-@contextlib.asynccontextmanager
-async def reaching(
-    identity: Identity, belonging: Belonging, network: NetworkConfig, state: StateDir
-) -> AsyncIterator[Libp2pTransport]:
-    """Be on the network, with a way into the swarm.
-
-    Raises:
-        ConfigError: A port is in use, or an address malformed.
-        PeerUnreachable: None of the bootstrap nodes or known peers answered.
-    """
-    transport = await Libp2pTransport.start(
-        identity,
-        listen=(f"/ip{_version(network.host)}/{network.host}/tcp/{network.port}",),
-        bootstrap=_ways_in(belonging, network, state),
-        may_be_first=not belonging.bootstrap,  # a swarm's first node, all others being down
-        announce=network.announce,
-        nat=network.behind_nat,
-    )
-    try:
-        yield transport
-    finally:
-        await asyncio.shield(transport.close())
-
-
-@contextlib.asynccontextmanager
-async def presence(
-    place: Place,
-    transport: Libp2pTransport,
-    observe: Callable[[Effect], None],
-    status: Callable[[], NodeStatus],
-) -> AsyncIterator[Presence]:
-    """Be a member: find the others, answer questions.
-
-    Args:
-        place: Where and as whom.
-        transport: See `reaching`.
-        observe: Told what membership finds out.
-        status: Says how this node is.
-
-    Raises:
-        PeerUnreachable: Nobody answers in the DHT.
-    """
-    belonging = place.belonging
-    here: Presence | None = None
-
-    def rules() -> RecordRules:
-        usual = RecordRules(belonging.swarm, belonging.root_public_key)
-        if here is None:
-            return usual
-        trust = here.member.trust
-        return replace(
-            usual,
-            revoked=trust.revoked,
-            revocations_serial=trust.serial,
-        )
-
-    async with contextlib.AsyncExitStack() as stack:
-        directory = await Libp2pDirectory.start(
-            transport,
-            keys=allowed_keys(belonging.swarm),
-            check=_checker(rules),
-            bootstrap=_ways_in(belonging, place.network, place.state),
-            may_be_first=not belonging.bootstrap,
-        )
-        stack.push_async_callback(directory.close)
-        cells = CellsKnown(belonging, place.state)
-        if belonging.trusted and place.roams:
-            ours = Membership.of(belonging.admission)
-            named = _addresses_by_peer(belonging.bootstrap)
-            before = _addresses_by_peer(_ways_in(belonging, place.network, place.state))
-            some = random.sample(list(before), min(len(before), ASKED_OF_BEFORE))
-            ways_in = named | {peer: before[peer] for peer in some if peer not in named}
-            await ask_at_start(transport, ours, ways_in, cells)
-        here = Presence(place, transport, directory, cells, observe, status)
-        await stack.enter_async_context(here.requests)
-        await stack.enter_async_context(here.links)
-        stack.push_async_callback(here.driver.close)
-        stack.push_async_callback(here.elsewhere.close)
-        await serve_requests(transport, here.anyone, here.control.answer)
-        tasks = await stack.enter_async_context(background())
-        tasks.start(here.driver.run())
-        tasks.start(here.introduce())
-        tasks.start(here.keep_house())
-        if belonging.trusted:
-            tasks.start(here.share_root_words())
-        tasks.start(_watch_daemon(transport))
-        yield here
-
-
-def _ways_in(belonging: Belonging, network: NetworkConfig, state: StateDir) -> tuple[str, ...]:
-    """Bootstrap nodes first, then members known from before, so that a restart needs no node."""
-    known = (a for a in state.known_peers() if network.behind_nat or "/127.0.0.1/" in a)
-    return tuple(dict.fromkeys((*belonging.bootstrap, *known)))
-
-
-async def _watch_daemon(transport: Libp2pTransport) -> None:
-    await transport.wait_down()
-    raise NetworkError("the libp2p daemon has gone", hint="start again; --verbose shows its log")
-
-
-def _checker(rules: Callable[[], RecordRules]) -> Callable[[str, str | None, bytes, float], object]:
-    return lambda key, subkey, value, expires_in_s: check_record(
-        key, subkey, value, expires_in_s, rules=rules(), now_unix_s=time.time()
-    )
-
-
 def _some(records: Sequence[Signed]) -> tuple[Signed, ...]:
     """As many as fit into one answer beside our own, a different choice each time."""
     chosen: list[Signed] = []
@@ -406,15 +298,3 @@ def _some(records: Sequence[Signed]) -> tuple[Signed, ...]:
             break
         chosen.append(record)
     return tuple(chosen)
-
-
-def _addresses_by_peer(addresses: Sequence[str]) -> dict[PeerId, tuple[str, ...]]:
-    known: dict[PeerId, tuple[str, ...]] = {}
-    for address in addresses:
-        peer = PeerId(address.rpartition("/p2p/")[2])
-        known[peer] = (*known.get(peer, ()), address)
-    return known
-
-
-def _version(host: str) -> int:
-    return 6 if ":" in host else 4

@@ -1,0 +1,30 @@
+"""By which addresses a node comes in: those it was told, and those it knew before.
+
+Always: bootstrap nodes come first; known ones are tried only where they can lead anywhere.
+"""
+
+from collections.abc import Sequence
+
+from helix_p2p.node.config import NetworkConfig
+from helix_p2p.node.joining import Belonging
+from helix_p2p.node.state import StateDir
+from helix_p2p.types import PeerId
+
+
+def ways_in(belonging: Belonging, network: NetworkConfig, state: StateDir) -> tuple[str, ...]:
+    """Bootstrap nodes first, then members known from before, so that a restart needs no node."""
+    known = (a for a in state.known_peers() if network.behind_nat or "/127.0.0.1/" in a)
+    return tuple(dict.fromkeys((*belonging.bootstrap, *known)))
+
+
+def addresses_by_peer(addresses: Sequence[str]) -> dict[PeerId, tuple[str, ...]]:
+    """By whom they lead to.
+
+    Args:
+        addresses: Multiaddrs that end in `/p2p/…`.
+    """
+    known: dict[PeerId, tuple[str, ...]] = {}
+    for address in addresses:
+        peer = PeerId(address.rpartition("/p2p/")[2])
+        known[peer] = (*known.get(peer, ()), address)
+    return known
