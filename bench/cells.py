@@ -8,6 +8,7 @@ import time
 
 import click
 
+from helix_p2p.errors import SwarmTooSmall
 from helix_p2p.membership.cells import cells_for
 from helix_p2p.node.membership import (
     PLAN_DEADLINE_MOST_S,
@@ -39,10 +40,14 @@ def main(peers: int, cells: tuple[int, ...], seed: int) -> None:
     click.echo("|---:|---:|---:|---:|---:|")
     for count in cells or (1, max(2, cells_for(peers, 1))):
         began_s = time.process_time()
-        plans, planned_s = _planned(peers, count, seed), time.process_time() - began_s
+        try:
+            plans = _planned(peers, count, seed)
+        except SwarmTooSmall as error:
+            raise click.UsageError(f"{peers} peers in {count} cells: {error}") from error
+        spent_s = time.process_time() - began_s
         flow = sum(made.value_mtokens_per_s for made in plans) / MTOKENS
-        gap = max(made.gap for made in plans)
-        click.echo(f"| {peers} | {count} | {flow:.0f} | {gap:.1%} | {planned_s:.0f} |")
+        gap = max((made.gap for made in plans), default=0.0)
+        click.echo(f"| {peers} | {count} | {flow:.0f} | {gap:.1%} | {spent_s:.0f} |")
 
 
 def _planned(peers: int, cells: int, seed: int) -> list[Placement]:

@@ -51,23 +51,23 @@ def set_cells(state_dir: Path, number: int, *, force: bool, as_json: bool) -> No
         ConfigError: No invite-only swarm has its root here, or the cells would be small.
     """
     root, swarm = root_of(state_dir, _OPEN)
-    lend = _lent(state_dir)
-    if lend is not None and number > 1 and not force:
-        _check_worth(lend, number)
-    changed = False
+    said = _read(read_value(state_dir / CELLS_FILE, Signed), swarm, root)
+    lent = _lent(state_dir)
+    follows = "nothing changed"
+    if lent is None or said.cells != number:  # a node that runs knows the latest word
+        if lent is not None and number > 1 and not force:
+            _check_worth(lent, number)
 
-    def change(held: Signed | None) -> Signed:
-        nonlocal changed
-        before = _read(held, swarm, root)
-        if before.cells == number and lend is not None:  # the running node knows the latest word
-            return held if held is not None else write_cells(root, CellCount(0, number))
-        changed = True
-        # The clock keeps words apart that two bootstrap nodes of one swarm say.
-        return write_cells(root, CellCount(max(before.serial + 1, int(time.time())), number))
+        def change(held: Signed | None) -> Signed:
+            # The clock keeps words apart that two bootstrap nodes of one swarm say.
+            serial = max(_read(held, swarm, root).serial + 1, int(time.time()))
+            return write_cells(root, CellCount(serial, number))
 
-    _print(_read(change_cells(state_dir, change), swarm, root), as_json=as_json)
+        said = _read(change_cells(state_dir, change), swarm, root)
+        follows = _what_follows(lent, number)
+    _print(said, as_json=as_json)
     if not as_json:
-        click.echo(_what_follows(lend, number) if changed else "nothing changed", err=True)
+        click.echo(follows, err=True)
 
 
 def _print(said: CellCount, *, as_json: bool) -> None:

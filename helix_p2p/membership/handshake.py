@@ -22,7 +22,7 @@ class Admission:
     """What we are part of, and so whom we let in.
 
     Attributes:
-        swarm: Ours.
+        swarm: Ours; between members, our cell's id.
         manifest_hash: Our model; empty for a client or bootstrap node that takes any.
         root_public_key: The swarm's root; None in an open swarm.
         credentials: Our own chain.

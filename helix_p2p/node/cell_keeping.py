@@ -84,10 +84,11 @@ class CellKeeper:
             self._advised = 0
         elif better != self._advised:
             self._advised = better
+            each_gb = memory_bytes / better / 1e9
             text = (
                 f"{peers} peers in {cells} {'cell' if cells == 1 else 'cells'}: "
-                f"`helix-bootstrap cells {better}` would be better, if {memory_bytes / better:.3g} "
-                "bytes of memory in each hold the model well"
+                f"`helix-bootstrap cells {better}` would be better, if {each_gb:.0f} GB in each "
+                "hold the whole model well"
             )
             data = {"peers": peers, "cells": better, "memory_bytes": memory_bytes}
             self._on_event(NodeEvent("advice", text, data))

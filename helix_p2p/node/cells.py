@@ -61,7 +61,7 @@ class CellsKnown:
         """Believe a word, if it is the root's and later than ours.
 
         Returns:
-            Whether it is news; then it is on disk.
+            Whether it is news; then it is on disk, unless the disk refuses.
         """
         if not self._believe(record):
             return False

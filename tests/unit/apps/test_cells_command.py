@@ -13,20 +13,10 @@ from helix_bootstrap.cli import cli
 from helix_bootstrap.invites import SwarmCard, write_card
 from helix_p2p.errors import ConfigError
 from helix_p2p.membership.cell_count import open_cells
-from helix_p2p.membership.credentials import open_swarm_id_of, swarm_id_of
+from helix_p2p.membership.credentials import open_swarm_id_of
 from helix_p2p.node.state import StateDir
 from helix_p2p.node.status import CellStatus, MemberStatus, NodeStatus
-
-ADDRESS = "/ip4/127.0.0.1/tcp/31470/p2p/12D3KooWGMYMmN1RGUYjWaSV6P3XtnBjwnosnJGNMnttfVCRnd6g"
-
-
-@pytest.fixture
-def swarm(tmp_path: Path) -> SwarmCard:
-    with StateDir(tmp_path) as held:
-        root = held.swarm_key()
-    card = SwarmCard(swarm_id_of(root.public_key), False, (ADDRESS,), "tiny", "ab" * 32)
-    write_card(tmp_path, card)
-    return card
+from tests.unit.apps.cards import ADDRESS
 
 
 def run(folder: Path, *arguments: str) -> Result:
@@ -71,7 +61,7 @@ def test_number_that_holds_already_is_said_again_only_where_nobody_can_tell(
     first = json.loads(run(tmp_path, "3", "--json").stdout)["serial"]
     again = json.loads(run(tmp_path, "3", "--json").stdout)["serial"]
     assert again > first
-    monkeypatch.setattr(cells, "ask_status", lambda _folder: status(600))
+    monkeypatch.setattr(cells, "ask_status", lambda _folder: status(6))
     answer = run(tmp_path, "3")
     assert (answer.stdout, answer.stderr) == ("3 cells\n", "nothing changed\n")
     assert json.loads(run(tmp_path, "3", "--json").stdout)["serial"] == again

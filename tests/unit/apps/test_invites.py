@@ -3,25 +3,13 @@
 import json
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
 
 from helix_bootstrap.cli import cli
 from helix_bootstrap.invites import SwarmCard, new_invite, write_card
-from helix_p2p.membership.credentials import Role, open_swarm_id_of, swarm_id_of
+from helix_p2p.membership.credentials import Role, open_swarm_id_of
 from helix_p2p.membership.invite import read_invite
-from helix_p2p.node.state import StateDir
-
-ADDRESS = "/ip4/127.0.0.1/tcp/31470/p2p/12D3KooWGMYMmN1RGUYjWaSV6P3XtnBjwnosnJGNMnttfVCRnd6g"
-
-
-@pytest.fixture
-def swarm(tmp_path: Path) -> SwarmCard:
-    with StateDir(tmp_path) as held:
-        root = held.swarm_key()
-    card = SwarmCard(swarm_id_of(root.public_key), False, (ADDRESS,), "tiny", "ab" * 32)
-    write_card(tmp_path, card)
-    return card
+from tests.unit.apps.cards import ADDRESS
 
 
 def test_invite_leads_into_the_swarm_with_the_roles_asked_for(

@@ -13,19 +13,10 @@ from helix_p2p.identity import Identity, Signed
 from helix_p2p.membership.credentials import open_swarm_id_of, swarm_id_of
 from helix_p2p.membership.revocations import open_revocations, revoke
 from helix_p2p.node.state import StateDir
+from tests.unit.apps.cards import ADDRESS
 
-ADDRESS = "/ip4/127.0.0.1/tcp/31470/p2p/12D3KooWGMYMmN1RGUYjWaSV6P3XtnBjwnosnJGNMnttfVCRnd6g"
 PEER = Identity(b"a" * 32).peer_id
 OTHER = Identity(b"b" * 32).peer_id
-
-
-@pytest.fixture
-def swarm(tmp_path: Path) -> SwarmCard:
-    with StateDir(tmp_path) as held:
-        root = held.swarm_key()
-    card = SwarmCard(swarm_id_of(root.public_key), False, (ADDRESS,), "tiny", "ab" * 32)
-    write_card(tmp_path, card)
-    return card
 
 
 def run(folder: Path, *arguments: str) -> Result:

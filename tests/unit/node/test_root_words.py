@@ -97,10 +97,11 @@ async def test_one_that_knows_nothing_or_answers_nonsense_does_no_harm(
 async def test_silent_way_in_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(root_words, "FIRST_S", 1.0)
+    monkeypatch.setattr(root_words, "FIRST_S", 20.0)
     monkeypatch.setattr(root_words, "OTHERS_S", 0.05)
     async with asyncio.timeout(10):
         assert (await heard(tmp_path / "a", silence, three)).count == 3
+        monkeypatch.setattr(root_words, "FIRST_S", 0.05)
         assert (await heard(tmp_path / "b", silence)).count == 1
         assert (await heard(tmp_path / "c")).count == 1
 
