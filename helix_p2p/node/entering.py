@@ -9,7 +9,6 @@ ends the whole block with that error, so nothing runs on half dead.
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -26,11 +25,11 @@ from helix_p2p.node.background import background
 from helix_p2p.node.cells import CellsKnown
 from helix_p2p.node.config import NetworkConfig
 from helix_p2p.node.joining import Belonging
-from helix_p2p.node.presence import ASKED_OF_BEFORE, Place, Presence
+from helix_p2p.node.presence import Place, Presence
 from helix_p2p.node.root_words import ask_at_start
 from helix_p2p.node.state import StateDir
 from helix_p2p.node.status import NodeStatus
-from helix_p2p.node.ways_in import addresses_by_peer, ways_in
+from helix_p2p.node.ways_in import first_asked, ways_in
 
 
 @contextlib.asynccontextmanager
@@ -101,10 +100,7 @@ async def presence(
         cells = CellsKnown(belonging, place.state)
         if belonging.trusted and place.roams:
             ours = Membership.of(belonging.admission)
-            named = addresses_by_peer(belonging.bootstrap)
-            before = addresses_by_peer(ways_in(belonging, place.network, place.state))
-            some = random.sample(list(before), min(len(before), ASKED_OF_BEFORE))
-            asked = named | {peer: before[peer] for peer in some if peer not in named}
+            asked = first_asked(belonging, place.network, place.state)
             await ask_at_start(transport, ours, asked, cells)
         here = Presence(place, transport, directory, cells, observe, status)
         await stack.enter_async_context(here.requests)

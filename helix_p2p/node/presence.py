@@ -51,7 +51,7 @@ from helix_p2p.node.membership import MembershipDriver, now, read_members
 from helix_p2p.node.root_words import ASK_S, keep_asking
 from helix_p2p.node.state import StateDir
 from helix_p2p.node.status import NodeStatus, encode_status
-from helix_p2p.node.ways_in import addresses_by_peer, ways_in
+from helix_p2p.node.ways_in import addresses_by_peer, first_asked, ways_in
 from helix_p2p.types import PeerId
 from helix_p2p.wire.framing import MESSAGE_LIMIT_BYTES, Buffer
 from helix_p2p.wire.registry import Message
@@ -62,8 +62,6 @@ MEMBER_LINKS = LinkOptions(heartbeat_s=2.0, silence_s=8.0, payload_limit_bytes=0
 MEMBER_LINK_IDLE_S = 30.0
 REMEMBER_S = 15.0
 WAYS_IN_TRIED = 4
-ASKED_OF_BEFORE = 16
-"""Of those known from before: enough that some are there still, and honest."""
 MEMBERS_LIMIT_BYTES = MESSAGE_LIMIT_BYTES // 2
 SIGNED_OVERHEAD_BYTES = 256
 """Key, signature, names and their encoding around a body."""
@@ -113,7 +111,7 @@ class Presence:
         self._place = place
         self.cells = cells
         self.cell = place.cell_among(cells.count)
-        self._swarm = swarm = cell_id(place.belonging.swarm, self.cell)
+        swarm = cell_id(place.belonging.swarm, self.cell)
         self.elsewhere = Elsewhere(
             lambda cell: read_members(directory, member_keys(cell_id(place.belonging.swarm, cell)))
         )
@@ -180,17 +178,19 @@ class Presence:
         The DHT alone would take seconds longer.
         """
 
-        async def ask(peer: PeerId) -> None:
+        async def ask(peer: PeerId, addresses: tuple[str, ...]) -> None:
             with contextlib.suppress(HelixError):
                 reply, _ = await self.requests.ask(
-                    peer, GetMembers(cell=self.cell), timeout_s=5.0, addresses=self._known[peer]
+                    peer, GetMembers(cell=self.cell), timeout_s=5.0, addresses=addresses
                 )
                 if isinstance(reply, MembersReply):
                     self.driver.on_records(reply.announcements)
 
-        before = [peer for peer in self._known if peer not in self._named]
-        asked = [*self._named, *random.sample(before, min(len(before), ASKED_OF_BEFORE))]
-        await asyncio.gather(*(ask(peer) for peer in asked if peer != self.member.peer_id))
+        place = self._place
+        asked = first_asked(place.belonging, place.network, place.state)
+        await asyncio.gather(
+            *(ask(*way_in) for way_in in asked.items() if way_in[0] != self.member.peer_id)
+        )
 
     async def keep_house(self) -> None:
         """Close links that nobody uses, remember members for the next start; until cancelled."""
